@@ -1,0 +1,1 @@
+"""Encoders behind one contract, found by name."""

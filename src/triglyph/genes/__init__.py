@@ -1,0 +1,1 @@
+"""Genes: panels, vocabularies, identifiers, rank tokens."""

@@ -1,0 +1,1 @@
+"""Metrics over locations x genes, and the Result row."""

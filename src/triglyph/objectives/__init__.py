@@ -1,0 +1,1 @@
+"""Losses that know nothing of the trainer."""

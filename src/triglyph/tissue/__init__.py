@@ -1,0 +1,1 @@
+"""Tissue on disk: Section, Cohort, Split, readers, windows, simulator."""

@@ -1,0 +1,1 @@
+"""Recipe, batches, feature cache, loop, checkpoints."""

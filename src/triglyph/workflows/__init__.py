@@ -1,0 +1,1 @@
+"""What a verb does, end to end; light to import."""

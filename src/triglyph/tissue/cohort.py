@@ -1,0 +1,200 @@
+"""The Cohort: sections plus a manifest, a table that a person may edit.
+
+    cohort.json, sections.csv, splits/<name>.json, sections/<id>/
+
+Folders of sections are the truth about what is there; `sections.csv` may state patient, block, species and organ
+otherwise than the source did, and may have more columns. A row that a killed process did not add is added on open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from filelock import FileLock
+
+from triglyph.cards import digest
+from triglyph.errors import ContractError, SourceError, SplitError
+from triglyph.storage import atomic_file, read_json, write_json
+from triglyph.tissue.draft import SectionDraft
+from triglyph.tissue.section import Section
+from triglyph.tissue.split import Split
+
+FORMAT = 1
+_OWN = ("patient", "block", "platform", "species", "organ", "locations", "genes", "mpp")
+_EDITABLE = ("patient", "block", "species", "organ")
+
+
+class Cohort:
+    """A folder of sections. Open it with `Cohort.open`, make one with `Cohort.create`."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self._open: dict[str, Section] = {}
+        self.manifest = self._read_manifest()
+
+    def __repr__(self) -> str:
+        patients = len(set(self.patients.values()))
+        return f"Cohort {self.name}: {len(self.ids)} sections of {patients} patients at {self.path}"
+
+    @classmethod
+    def create(cls, path: Path, *, name: str = "") -> Cohort:
+        """Make an empty cohort, or open the one that is there."""
+        path = Path(path)
+        if not (path / "cohort.json").exists():
+            if path.exists() and any(path.iterdir()):
+                raise ContractError("the folder holds other things", where=path, mend="give a new or empty folder")
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "cohort.json", {"format": FORMAT, "name": name or path.name})
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Cohort:
+        """Open a cohort's folder."""
+        path = Path(path)
+        if not (path / "cohort.json").is_file():
+            raise SourceError(
+                "not a cohort: it has no cohort.json", where=path, mend="make one with `triglyph read` or `simulate`"
+            )
+        found = read_json(path / "cohort.json")
+        if found.get("format") != FORMAT:
+            raise ContractError(f"written in format {found.get('format')}, this version reads {FORMAT}", where=path)
+        return cls(path, found["name"])
+
+    # ---- sections
+
+    @property
+    def ids(self) -> list[str]:
+        """Section ids, sorted."""
+        return list(self.manifest.index)
+
+    @property
+    def patients(self) -> dict[str, str]:
+        """Section id -> patient id."""
+        return dict(self.manifest["patient"])
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __iter__(self) -> Iterator[Section]:
+        return (self[section] for section in self.ids)
+
+    def __contains__(self, section: object) -> bool:
+        return section in self.manifest.index
+
+    def __getitem__(self, section: str) -> Section:
+        if section not in self.manifest.index:
+            raise SourceError(
+                f"no section {section!r}", where=self.path, mend=f"the cohort has {', '.join(self.ids[:20])}"
+            )
+        if section not in self._open:
+            row = self.manifest.loc[section]
+            overrides = {key: str(row[key]) for key in _EDITABLE}
+            self._open[section] = Section.open(self.folder(section), overrides=overrides)
+        return self._open[section]
+
+    def folder(self, section: str) -> Path:
+        """Where a section lies, or will lie."""
+        return self.path / "sections" / section
+
+    def add(self, draft: SectionDraft, *, scratch: Path | None = None) -> Section:
+        """Write a section and its row of the manifest; see `Section.write`."""
+        if draft.section_id in self:
+            raise ContractError(
+                f"two sections are called {draft.section_id!r}", where=self.path, mend="rename one of them"
+            )
+        Section.write(draft, self.folder(draft.section_id), scratch=scratch)
+        self.refresh()
+        return self[draft.section_id]
+
+    def refresh(self) -> None:
+        """Read what is on disk now, and complete `sections.csv`."""
+        with FileLock(self.path / ".sections.csv.lock"):
+            self._open.clear()
+            self.manifest = self._read_manifest()
+            with atomic_file(self._csv) as partial:
+                self.manifest.to_csv(partial)
+
+    def genes(self, sections: Sequence[str], *, how: Literal["common", "union"] = "common") -> tuple[str, ...]:
+        """Symbols measured in all (`common`) or any (`union`) of `sections`, sorted."""
+        sets = []
+        for section in sections:
+            _, symbols, _, measured = self[section].expression()
+            sets.append({s for s, m in zip(symbols, measured, strict=True) if m})
+        if not sets:
+            return ()
+        return tuple(sorted(set.intersection(*sets) if how == "common" else set.union(*sets)))
+
+    def digest(self) -> str:
+        """Sixteen hex digits that change with any count, centre, image, patient or section."""
+        return digest(
+            {s.id: [s.info.table, s.info.locations, s.patient, [i.sha256 for i in s.info.images]] for s in self}
+        )
+
+    # ---- splits
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the saved splits."""
+        return sorted(p.stem for p in (self.path / "splits").glob("*.json"))
+
+    def split(self, name: str) -> Split:
+        """A saved split, checked against the sections that are here."""
+        path = self.path / "splits" / f"{name}.json"
+        if not path.is_file():
+            raise SplitError(
+                f"no split {name!r}", where=self.path, mend=f"saved splits: {', '.join(self.splits) or 'none'}"
+            )
+        split = Split.model_validate(read_json(path))
+        split.check(self.patients)
+        return split
+
+    def save_split(self, split: Split) -> Path:
+        """Check and save a split. A saved one is never changed: the same name with other content is refused."""
+        split.check(self.patients)
+        path = self.path / "splits" / f"{split.name}.json"
+        if path.exists() and self.split(split.name).digest() != split.digest():
+            raise SplitError(
+                f"another split is saved as {split.name!r}", where=path, mend="give the new one another name"
+            )
+        write_json(path, split.model_dump(mode="json"))
+        return path
+
+    # ---- the manifest
+
+    @property
+    def _csv(self) -> Path:
+        return self.path / "sections.csv"
+
+    def _read_manifest(self) -> pd.DataFrame:
+        folders = {p.parent.name: p.parent for p in (self.path / "sections").glob("[!.]*/section.json")}
+        if self._csv.is_file():
+            table = pd.read_csv(self._csv, dtype=str, keep_default_na=False).set_index("section")
+        else:
+            table = pd.DataFrame(columns=pd.Index(_OWN), index=pd.Index([], name="section"), dtype=object)
+        if table.index.has_duplicates:
+            twice = sorted(set(table.index[table.index.duplicated()]))
+            raise ContractError(f"sections listed twice: {', '.join(twice)}", where=self._csv, mend="remove one row")
+        if gone := sorted(set(table.index) - set(folders)):
+            raise ContractError(
+                f"listed but not there: {', '.join(gone)}",
+                where=self._csv,
+                mend="remove their rows, or restore their folders",
+            )
+        for name in sorted(set(folders) - set(table.index)):
+            info = Section.open(folders[name]).info
+            full = [i for i in info.images if i.role == "full"]
+            row = [info.patient, info.block, info.platform, info.species, info.organ, info.n_locations, info.n_genes]
+            table.loc[name, list(_OWN)] = [*map(str, row), f"{full[0].mpp:.4f}" if full else ""]
+        table = table.fillna("").sort_index()
+        table.index.name = "section"
+        if (table["patient"].str.strip() == "").any():
+            empty = sorted(table.index[table["patient"].str.strip() == ""])
+            raise ContractError(
+                f"no patient for {', '.join(empty)}",
+                where=self._csv,
+                mend="fill the column `patient`; it is the unit of every claim",
+            )
+        return table
