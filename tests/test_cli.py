@@ -42,10 +42,7 @@ def test_every_public_name_resolves():
 
 @pytest.mark.parametrize("verb", [*_VERBS, *(f"{g} {v}" for g, (_, verbs) in _GROUPS.items() for v in verbs)])
 def test_every_verb_shows_its_help(verb, capsys):
-    with pytest.raises(SystemExit) as leave:
-        app([*verb.split(), "--help"], result_action=None)
-        raise SystemExit(0)
-    assert leave.value.code in (0, None)
+    app([*verb.split(), "--help"])
     assert "Usage" in capsys.readouterr().out
 
 

@@ -36,7 +36,11 @@ def pyramid(path, image: np.ndarray, *, compression: str = "deflate") -> None:
         while True:
             reduced = level is not image
             tiff.write(
-                level, tile=(128, 128), compression=compression, photometric="rgb", subfiletype=int(reduced),
+                level,
+                tile=(128, 128),
+                compression=compression,
+                photometric="rgb",
+                subfiletype=int(reduced),
                 metadata=None,
             )
             if max(level.shape) < 300:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from triglyph.errors import ContractError
@@ -63,7 +64,7 @@ class Resamples:
     Parameters
     ----------
     units
-        (n,) the unit (block, patient) of each row, any integers.
+        (n,) the unit (block, patient) of each row, numbers or names.
     strata
         (n,) the section of each row; each stratum keeps its number of units in every draw. None: one stratum.
     n_boot
@@ -75,13 +76,15 @@ class Resamples:
     def __init__(
         self, units: ArrayLike, *, strata: ArrayLike | None = None, n_boot: int = N_BOOT, seed: int = 0
     ) -> None:
-        u = np.asarray(units).ravel()
+        u = np.unique(np.asarray(units), return_inverse=True)[1].ravel()
         s = np.zeros(len(u), dtype=np.intp) if strata is None else np.unique(strata, return_inverse=True)[1].ravel()
         if len(s) != len(u):
             raise ContractError(f"{len(s)} strata for {len(u)} rows")
         pairs, rows = np.unique(np.stack([s, u]), axis=1, return_inverse=True)
         self.rows: NDArray[np.intp] = rows.ravel().astype(np.intp)
         self.n_units: int = pairs.shape[1]
+        ones = np.ones(len(self.rows))
+        self._members = sp.csr_matrix((ones, (self.rows, np.arange(len(u)))), shape=(self.n_units, len(u)))
         self.counts: Floats = np.zeros((n_boot, self.n_units))
         """(n_boot, n_units) how often each unit was drawn."""
         rng = np.random.default_rng(seed)
@@ -92,9 +95,7 @@ class Resamples:
 
     def _sums(self, values: Floats) -> Floats:
         """(n_units, columns) sums of (n, columns) over the rows of each unit."""
-        out = np.zeros((self.n_units, values.shape[1]))
-        np.add.at(out, self.rows, values)
-        return out
+        return np.asarray(self._members @ values)
 
     def _weights(self) -> Iterator[tuple[slice, Floats]]:
         """Row weights of the draws, some draws at a time."""

@@ -162,6 +162,8 @@ def weighted_auroc(scores: ArrayLike, positives: ArrayLike, *, weights: ArrayLik
     truth = np.asarray(positives, dtype=bool)
     w = np.atleast_2d(np.asarray(weights, dtype=np.float64))
     require_finite(x[:, None], None, what="scores")
+    if not len(x):
+        return np.full(len(w), np.nan)
     order = np.argsort(x, kind="stable")
     x, truth, w = x[order], truth[order], w[:, order]
     starts = np.flatnonzero(np.r_[True, x[1:] != x[:-1]])

@@ -5,10 +5,6 @@ For a pair (a, b) take the rows of the batch that have both, `S = scale * Z_a Z_
 so a pair that is absent changes nothing. Rows that are copies of each other in one modality (the same caption, the
 same location drawn twice) are not negatives: their entries off the diagonal are left out of both softmaxes.
 
-With `gather`, rows of all processes are one batch. Each process then computes the whole loss, and the gradient that
-flows back through the gather is summed over processes; the averaging of gradients that data-parallel training does
-anyway makes it exactly the gradient of one process holding all rows.
-
 InfoNCE: van den Oord et al. 2018 (arXiv 1807.03748); the symmetric form and the learnt temperature: Radford et al. 2021
 (CLIP, arXiv 2103.00020); the mean over present pairs: SpatialWhisperer (ICML 2026).
 """
@@ -98,7 +94,6 @@ def contrastive_loss(
     pairs: Mapping[Pair, float],
     temperature: Temperature,
     duplicates: Mapping[str, Tensor] | None = None,
-    gather: bool = False,
 ) -> dict[str, Tensor]:
     """Weighted mean of `info_nce` over the pairs that the batch holds.
 
@@ -107,16 +102,14 @@ def contrastive_loss(
     embeddings
         modality -> (k, dim), L2-normalised.
     rows
-        modality -> (k,) positions in the batch, each at most once.
+        modality -> (k,) positions in the batch, each at most once, in any order.
     pairs
-        (a, b) -> weight; pairs of weight 0 are left out.
+        (a, b) -> weight, not negative; pairs of weight 0 are left out.
     temperature
-        Keyed by `a-b`.
+        Called with `a-b`.
     duplicates
-        modality -> keys (n,) of all rows of the batch: rows with equal keys are not negatives in pairs that hold this
-        modality. The key "" applies to all pairs.
-    gather
-        Take the rows of all processes as one batch. Without a process group it changes nothing.
+        modality -> integer keys (n,) of all rows of the batch: rows with equal keys are not negatives of each other in
+        pairs that hold this modality. The key "" stands for all pairs.
 
     Returns
     -------
@@ -127,53 +120,40 @@ def contrastive_loss(
     ContractError
         No pair has two rows.
     """
-    gather = gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     terms: dict[str, Tensor] = {}
-    weights: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    weights: list[float] = []
+    found: list[str] = []
     for (a, b), weight in pairs.items():
         if weight == 0:
             continue
-        name = f"{a}-{b}"
-        left, right, keys = _rows_with_both(a, b, embeddings, rows, duplicates or {}, gather=gather)
-        if gather:
-            left, right, *keys = _gather([left, right, *keys])
-        counts[name] = len(left)
-        if len(left) < 2:
+        at_a, at_b, positions = _both(rows.get(a), rows.get(b))
+        found.append(f"{a}-{b}: {len(positions)}")
+        if len(positions) < 2:
             continue
-        terms[name] = info_nce(left, right, temperature(name), duplicates=keys)
-        weights[name] = weight
+        keys = [key[positions] for name, key in (duplicates or {}).items() if name in ("", a, b)]
+        name = f"{a}-{b}"
+        terms[name] = info_nce(embeddings[a][at_a], embeddings[b][at_b], temperature(name), duplicates=keys)
+        weights.append(weight)
     if not terms:
-        found = ", ".join(f"{name}: {n}" for name, n in counts.items())
         raise ContractError(
             "no pair of modalities has two rows in this batch, so there is nothing to learn from",
-            where=f"rows with both: {found or 'no pairs asked for'}",
+            where=f"rows that have both of {', '.join(found) or 'no pair: every weight is 0'}",
             mend="use a larger batch, or train on sections that have both modalities of a pair",
         )
-    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum() / sum(weights.values())
+    total = torch.stack([w * term for w, term in zip(weights, terms.values(), strict=True)]).sum() / sum(weights)
     return {**terms, "total": total}
 
 
-def _rows_with_both(
-    a: str,
-    b: str,
-    embeddings: Mapping[str, Tensor],
-    rows: Mapping[str, Tensor],
-    duplicates: Mapping[str, Tensor],
-    *,
-    gather: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Embeddings of a and b for the rows that have both, in batch order, and their keys."""
-    wanted = [key for name, key in duplicates.items() if name in ("", a, b)]
-    if a not in rows or b not in rows:
-        some = next(iter(embeddings.values())) if embeddings else torch.zeros(0, 0)
-        if gather and not embeddings:
-            raise ContractError("a process has no rows of any modality", where="gather", mend="use a larger batch")
-        empty = some.new_zeros(0, some.shape[-1])
-        return empty, empty, [key[:0] for key in wanted]
-    n = 1 + int(max(rows[a].max(initial=-1) if False else rows[a].max(), rows[b].max())) if len(rows[a]) and len(rows[b]) else 0
-    return embeddings[a], embeddings[b], wanted
-
-
-def _gather(tensors: list[Tensor]) -> list[Tensor]:
-    raise NotImplementedError
+def _both(a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the positions held by both lie in `a` and in `b`, and the positions, ascending."""
+    if a is None or b is None:
+        nothing = torch.zeros(0, dtype=torch.long)
+        return nothing, nothing, nothing
+    values, counts = torch.unique(torch.cat([a, b]), return_counts=True)
+    positions = values[counts == 2]
+    (sorted_a, order_a), (sorted_b, order_b) = a.sort(), b.sort()
+    return (
+        order_a[torch.searchsorted(sorted_a, positions)],
+        order_b[torch.searchsorted(sorted_b, positions)],
+        positions,
+    )

@@ -117,6 +117,12 @@ def patient_folds(
             f"{k} folds of {len(people)} patients", where=f"split {name!r}", mend="use 2 or more, at most one a patient"
         )
     groups = [sorted(order[i::k]) for i in range(k)]
+    if len(people) - max(map(len, groups)) - val_patients < 1:
+        raise SplitError(
+            f"{k} folds with {val_patients} validation patients leave nobody of {len(people)} to train on",
+            where=f"split {name!r}",
+            mend="use more folds, or fewer validation patients",
+        )
     made = []
     for i, group in enumerate(sorted(groups)):
         rest = [p for p in order if p not in group]

@@ -107,7 +107,7 @@ def _cover(anatomy: Anatomy, fields: _Fields) -> Field:
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
     # A superellipse, bent by noise; its level is chosen so that the covered share is exact.
     distance = (np.abs(axis[:, None]) ** 5 + np.abs(axis[None, :]) ** 5) ** 0.2
-    outline = distance + 0.06 * fields(500.0) + 0.015 * fields(80.0) + 0.004 * fields(15.0)
+    outline = distance + 0.05 * fields(500.0) + 0.015 * fields(80.0) + 0.004 * fields(15.0)
     level = np.quantile(outline, anatomy.tissue_fraction)
     width = 6.0 / (anatomy.side_um / 2)
     return np.clip((level - outline) / width + 0.5, 0, 1).astype(np.float32)
@@ -170,7 +170,9 @@ def _cells(
     xy_um, kind = np.concatenate(points), np.concatenate(kinds)
     local = np.stack([sample(state, xy_um, step) for state in states], 1).astype(np.float64)
     long_um, short_um = _sizes(anatomy, kind, local, rng)
-    xy_um = _push_apart(xy_um, np.sqrt(long_um * short_um) / 2, anatomy.side_um)
+    # Half the cytoplasm counts as body: epithelium packs evenly, and nuclei hardly touch.
+    rim_um = np.array([anatomy.nuclei[name].cytoplasm_um for name in CELL_TYPES])[kind]
+    xy_um = _push_apart(xy_um, np.sqrt(long_um * short_um) / 2 + rim_um / 2, anatomy.side_um)
     keep = sample(cover, xy_um, step) > 0.5
     angle = _angles(kind, xy_um, compartments, step, rng)
     return Cells(xy_um[keep], kind[keep], long_um[keep], short_um[keep], angle[keep], local[keep])

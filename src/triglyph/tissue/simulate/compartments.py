@@ -112,7 +112,7 @@ def carve(
 
     rim_um, fat_angle = grid.borders(domains[_FAT] > 0.05, spacing_um=anatomy.fat_um)
     fat = step(domains[_FAT], 0.5, 0.5)
-    droplet = fat * step(rim_um + 0.6 * wobble, 3.2, 2.5)
+    droplet = fat * step(rim_um + 0.3 * wobble, 2.0, 2.6)
     membrane = domains[_FAT] * (1 - droplet) * step(-rim_um, -9.0, 4.0)
     wall_angle = np.where(fat > 0.3, fat_angle, wall_angle)
 
@@ -146,7 +146,7 @@ def _fibres(anatomy: Anatomy, field: Callable[[float], Field], rng: np.random.Ge
     axis = np.arange(side, dtype=np.float32) * np.float32(anatomy.grid_um)
     course = float(rng.uniform(0, np.pi))
     phase = axis[:, None] * np.float32(np.cos(course)) - axis[None, :] * np.float32(np.sin(course))
-    phase = phase + 70 * field(420.0) + 14 * field(110.0) + 2.0 * field(28.0)
+    phase = phase + 70 * field(420.0) + 16 * field(110.0) + 3.5 * field(30.0)
     down, across = np.gradient(phase)
     # The fibre runs along the level line, at a right angle to the gradient.
     return phase, np.arctan2(across, -down).astype(np.float32)

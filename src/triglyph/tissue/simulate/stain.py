@@ -18,9 +18,10 @@ from triglyph.tissue.simulate.nuclei import DENSITY_UNITS, Canvas, draw_cells
 from triglyph.tissue.simulate.presets import DOMAINS, STATES, Simulation
 from triglyph.tissue.simulate.streams import stream
 
-# Ruifrok and Johnston (2001), optical density of each stain in red, green and blue, unit length.
-_HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
-_EOSIN = np.array([0.072, 0.990, 0.105])
+# Optical density in red, green and blue, unit length: between the vectors of Ruifrok and Johnston (2001), which are of
+# pure stains, and the reference of Macenko (2009), taken from slides.
+_HAEMATOXYLIN = np.array([0.628, 0.706, 0.327])
+_EOSIN = np.array([0.150, 0.890, 0.430])
 _ROWS = 256
 _LUT = 4096
 
@@ -101,13 +102,13 @@ class _Maps:
         stroma = np.clip(part.stroma - necrosis - inflamed, 0, 1)
         fat = tissue.domains[DOMAINS.index("adipose tissue")]
         eosin = (
-            stroma * (0.34 + 0.10 * fibrosis) * (1 - 0.75 * fat)
-            + tumour * (0.26 + 0.05 * hypoxia)
+            stroma * (0.27 + 0.08 * fibrosis) * (1 - 0.75 * fat)
+            + tumour * (0.24 + 0.05 * hypoxia)
             + part.gland * 0.30
             + inflamed * 0.14 * (1 - tumour)
-            + necrosis * 0.46
+            + necrosis * 0.40
             + part.wall * 0.42
-            + part.membrane * 0.30
+            + part.membrane * 0.22
         )
         haematoxylin = (
             tumour * (0.15 - 0.03 * hypoxia) + part.gland * 0.10 + inflamed * 0.12 + necrosis * 0.10 + stroma * 0.025
@@ -117,10 +118,10 @@ class _Maps:
             haematoxylin=np.clip(haematoxylin, 0, None),
             eosin=np.clip(eosin, 0.02, None),
             fibre=stroma * 0.75 + part.wall * 0.3,
-            loose=stroma * np.clip(0.30 - 0.16 * fibrosis, 0, 0.8),
+            loose=stroma * np.clip(0.22 - 0.16 * fibrosis, 0, 0.7),
             phase=part.fibre_phase_um,
             hole=part.lumen,
-            coarse=0.10 + 0.10 * tumour + 0.45 * necrosis + 0.1 * inflamed,
+            coarse=0.10 + 0.10 * tumour + 0.20 * necrosis + 0.1 * inflamed,
         )
         grow = (0, max(beyond, 0))
         return cls(*(np.pad(getattr(maps, f.name), (grow, grow), mode="edge").astype(np.float32) for f in fields(cls)))
@@ -143,7 +144,7 @@ class _Textures:
         period_um = 1024.0
         per_um = _LUT / period_um
         thick = gaussian_filter1d(rng.standard_normal(_LUT), config.stain.fibre_um / 2.2 * per_um, mode="wrap")
-        thin = gaussian_filter1d(rng.standard_normal(_LUT), 0.55 * per_um, mode="wrap")
+        thin = gaussian_filter1d(rng.standard_normal(_LUT), 0.8 * per_um, mode="wrap")
         profile = thick / thick.std() + 0.45 * thin / thin.std()
         rank = np.argsort(np.argsort(profile, kind="stable"), kind="stable")
         return cls(
@@ -174,13 +175,13 @@ def _densities(
 
     here = slice(*rows)
     granule, mottle = _repeat(textures.granule, rows, shape[1]), _repeat(textures.mottle, rows, shape[1])
-    across = (enlarge(maps.phase) + 1.6 * mottle) * np.float32(_LUT / textures.period_um)
+    across = (enlarge(maps.phase) + 2.2 * mottle) * np.float32(_LUT / textures.period_um)
     profile = textures.fibre[across.astype(np.int64) % _LUT]
     fibre, loose = enlarge(maps.fibre), enlarge(maps.loose)
     # Dense where the profile is high; below `loose` the tissue has parted and glass shows.
-    bundle = np.clip((profile - loose) * 6 + 0.5, 0, 1) * (0.55 + 0.75 * profile)
+    bundle = np.clip((profile - loose) * 5 + 0.6, 0, 1) * (0.72 + 0.5 * profile + 0.08 * granule)
     coarse = enlarge(maps.coarse)
-    uneven = 1 + coarse * granule + 0.10 * mottle
+    uneven = 1 + coarse * granule + 0.12 * mottle
     hole = np.clip(enlarge(maps.hole), 0, 1)
     solid = np.clip(enlarge(maps.cover), 0, 1) * (1 - hole)
     eosin = enlarge(maps.eosin) * (1 - fibre + fibre * bundle) * uneven * solid

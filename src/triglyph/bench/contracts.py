@@ -1,0 +1,160 @@
+"""What the judge asks of what it judges: a subject (a model, a baseline, a null) and a trial (a split of a cohort).
+
+Sections and models are named by what is used of them, so that protocols run on anything of that shape and need no
+torch. Every row's `level` is derived from who was seen, never taken on trust: see `Trial.level`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from triglyph.errors import SplitError
+from triglyph.metrics.result import Level, Role
+
+Array = NDArray[Any]
+MODALITIES = ("image", "expression", "text")
+
+log = logging.getLogger(__name__)
+
+
+class SectionLike(Protocol):
+    """What protocols use of a `tissue.Section`."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the cohort."""
+
+    @property
+    def patient(self) -> str:
+        """The unit of every claim."""
+
+    @property
+    def centres_um(self) -> NDArray[np.float64]:
+        """(n, 2)"""
+
+    @property
+    def captions(self) -> list[str]:
+        """One per location, "" where missing."""
+
+    @property
+    def labels(self) -> Array:
+        """One class per location, "" where unknown."""
+
+    def expression(self) -> tuple[sp.csr_matrix, tuple[str, ...], tuple[str, ...], NDArray[np.bool_]]:
+        """Raw counts (n, genes), symbols, Ensembl ids, mask of measured genes."""
+
+
+class Embedder(Protocol):
+    """What protocols use of a model. Rows that are not present hold nothing and are never looked at."""
+
+    @property
+    def modalities(self) -> Sequence[str]:
+        """Of `image`, `expression`, `text`."""
+
+    @property
+    def training_sections(self) -> Sequence[str]:
+        """Ids of the sections that anything in it was fitted on."""
+
+    def embed(self, section: Any, modality: Any) -> tuple[Array, NDArray[np.bool_]]:
+        """(n, dim) in the model's own space, and which of the n locations have this modality."""
+
+    def pooled(self, section: Any, modality: Any) -> tuple[Array, NDArray[np.bool_]]:
+        """(n, dim) of the encoder, before anything was aligned."""
+
+    def embed_text(self, texts: list[str]) -> Array:
+        """(k, dim) of any sentences, in the space of `embed`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged, and how its rows are stamped."""
+
+    name: str
+    source: Embedder
+    role: Role = "method"
+    seed: int | None = None
+    transductive: tuple[str, ...] = ()
+    """What of it saw the test set, in words."""
+    compat: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fold of a split over a cohort's sections."""
+
+    train: tuple[SectionLike, ...]
+    test: tuple[SectionLike, ...]
+    patients: Mapping[str, str]
+    """Section id -> patient id, of the whole cohort."""
+    split: str
+    fold: str = ""
+    val: tuple[str, ...] = ()
+    """Ids of sections that chose something: what they saw is no longer unseen."""
+
+    @classmethod
+    def of(cls, cohort: Any, split: Any, *, fold: str | None = None) -> Trial:
+        """A fold of a `tissue.Split` over a `tissue.Cohort`; `fold` None takes the only one.
+
+        Raises
+        ------
+        SplitError
+            The split has several folds and none was named, or tests locations of a section it trains on.
+        """
+        if fold is None and len(split.folds) > 1:
+            raise SplitError(
+                f"split {split.name!r} has {len(split.folds)} folds",
+                mend=f"name one of {', '.join(f.name for f in split.folds)}",
+            )
+        chosen = split.folds[0] if fold is None else split.fold(fold)
+        return cls(
+            train=tuple(cohort[s] for s in chosen.train),
+            test=tuple(cohort[s] for s in chosen.test),
+            patients=dict(cohort.patients),
+            split=split.name,
+            fold=chosen.name if len(split.folds) > 1 else "",
+            val=tuple(chosen.val),
+        )
+
+    def level(self, section: SectionLike, subject: Subject) -> Level:
+        """What a result on `section` shows about `subject`, derived from everything either was fitted on.
+
+        Raises
+        ------
+        SplitError
+            The section itself was trained on, or chose something.
+        """
+        seen = {*subject.source.training_sections, *(s.id for s in self.train), *self.val}
+        if section.id in seen:
+            raise SplitError(
+                f"section {section.id} is tested, but {subject.name} was trained or chosen on it",
+                where=f"split {self.split!r}, fold {self.fold or '0'}",
+                mend="test on sections that were held out, or train on this split",
+            )
+        people = {self.patients[s] for s in seen if s in self.patients}
+        return "within-patient" if section.patient in people else "patient"
+
+    def levels(self, subject: Subject) -> dict[str, Level]:
+        """Section id -> level, for every test section; also the check that a protocol runs before anything else.
+
+        Raises
+        ------
+        SplitError
+            Nothing is tested, or something tested was trained on.
+        """
+        if not self.test:
+            raise SplitError("no section to test on", where=f"split {self.split!r}")
+        foreign = sorted(set(subject.source.training_sections) - set(self.patients))
+        if foreign:
+            log.warning(
+                "%s was trained on sections that this cohort has not (%s): they are taken for other patients",
+                subject.name,
+                ", ".join(foreign[:8]),
+            )
+        return {s.id: self.level(s, subject) for s in self.test}

@@ -1,0 +1,219 @@
+"""From values per section to Result rows: levels kept apart, patients as the unit, intervals that say what was drawn.
+
+Intervals come from patients where at least `MIN_PATIENTS` of a level are tested, else from blocks of tissue within
+each section. Every patient's value is a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from triglyph.bench.contracts import SectionLike, Subject, Trial
+from triglyph.bench.protocol import Protocol
+from triglyph.metrics.bootstrap import (
+    MIN_BLOCKS,
+    MIN_PATIENTS,
+    Interval,
+    Resamples,
+    interval,
+    nan_mean,
+    spatial_blocks,
+)
+from triglyph.metrics.result import Level, Result
+
+Floats = NDArray[np.float64]
+LEVELS: tuple[Level, ...] = ("patient", "within-patient", "within-section")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric on one section."""
+
+    value: float
+    """NaN where it is undefined."""
+    n: int
+    draws: Floats | None = None
+    """(n_boot,) of the block bootstrap; None where the metric has none."""
+    n_blocks: int = 0
+    chance: float | None = None
+    n_gallery: int | None = None
+    n_genes: int | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Makes the rows of one subject under one protocol on one trial."""
+
+    protocol: Protocol
+    subject: Subject
+    trial: Trial
+    levels: Mapping[str, Level]
+    """Section id -> level."""
+
+    @classmethod
+    def start(cls, protocol: Protocol, subject: Subject, trial: Trial) -> Rows:
+        """Checks that nothing tested was trained on, then is ready."""
+        return cls(protocol, subject, trial, trial.levels(subject))
+
+    @property
+    def n_boot(self) -> int:
+        """Draws for an interval: none for controls, whose spread is that of their refits."""
+        return 0 if self.subject.role == "control" else self.protocol.n_boot
+
+    def blocks(self, section: SectionLike, rows: ArrayLike) -> Resamples:
+        """The block bootstrap of some of a section's locations."""
+        blocks = spatial_blocks(section.centres_um, side_um=self.protocol.block_um)[np.asarray(rows)]
+        return Resamples(blocks, n_boot=self.n_boot, seed=self.protocol.seed)
+
+    def by_level(self, sections: Sequence[str]) -> list[tuple[Level, list[str]]]:
+        """Sections of each level, in order; empty levels are left out."""
+        groups = [(level, [s for s in sections if self.levels[s] == level]) for level in LEVELS]
+        return [(level, ids) for level, ids in groups if ids]
+
+    def row(
+        self,
+        *,
+        metric: str,
+        direction: str,
+        aggregation: str,
+        group: str,
+        level: Level,
+        value: float,
+        n: int,
+        ci: Interval | None = None,
+        chance: float | None = None,
+        n_gallery: int | None = None,
+        n_genes: int | None = None,
+    ) -> Result:
+        """One row with everything that all rows here share."""
+        return Result(
+            task=self.protocol.task,
+            protocol=self.protocol.stamp,
+            metric=metric,
+            value=_or_none(value),
+            model=self.subject.name,
+            role=self.subject.role,
+            split=self.trial.split,
+            level=level,
+            direction=direction,
+            transductive=(*self.protocol.card().transductive, *self.subject.transductive),
+            fold=self.trial.fold,
+            group=group,
+            aggregation=aggregation,
+            ci_low=ci.low if ci else None,
+            ci_high=ci.high if ci else None,
+            ci_unit=ci.unit if ci else "",
+            n_units=ci.n_units if ci else None,
+            chance=None if chance is None else _or_none(chance),
+            n=n,
+            n_genes=n_genes,
+            n_gallery=n_gallery,
+            seed=self.subject.seed,
+            compat=self.subject.compat,
+        )
+
+    def per_section(self, measures: Mapping[str, Measure], *, metric: str, direction: str) -> list[Result]:
+        """The rows of one metric: each section, each patient, and the means over both, level by level."""
+        out: list[Result] = []
+        for level, ids in self.by_level(list(measures)):
+            one = {s: measures[s] for s in ids}
+            people: dict[str, list[str]] = {}
+            for s in ids:
+                people.setdefault(self.trial.patients[s], []).append(s)
+
+            def emit(
+                aggregation: str,
+                group: str,
+                members: list[str],
+                value: float,
+                ci: Interval | None,
+                *,
+                level: Level = level,
+                one: Mapping[str, Measure] = one,
+            ) -> None:
+                of = [one[s] for s in members]
+                gallery = [m.n_gallery for m in of if m.n_gallery is not None]
+                genes = [m.n_genes for m in of if m.n_genes is not None]
+                chance = [m.chance for m in of if m.chance is not None]
+                out.append(
+                    self.row(
+                        metric=metric,
+                        direction=direction,
+                        aggregation=aggregation,
+                        group=group,
+                        level=level,
+                        value=value,
+                        n=sum(m.n for m in of),
+                        ci=ci,
+                        chance=_mean(chance) if chance else None,
+                        n_gallery=round(sum(gallery) / len(gallery)) if gallery else None,
+                        n_genes=min(genes) if genes else None,
+                    )
+                )
+
+            for s in ids:
+                emit("per-section", s, [s], one[s].value, _block_interval([one[s]]))
+            values = np.array([one[s].value for s in ids])
+            patient_of = [self.trial.patients[s] for s in ids]
+            enough = len(people) >= MIN_PATIENTS
+            emit(
+                "per-section",
+                "all",
+                ids,
+                _mean(values),
+                self._patient_interval(values, patient_of) if enough else _block_interval([one[s] for s in ids]),
+            )
+            for patient, members in people.items():
+                of = [one[s] for s in members]
+                emit("per-patient", patient, members, _mean([m.value for m in of]), _block_interval(of))
+            patient_values = np.array([_mean([one[s].value for s in members]) for members in people.values()])
+            draws = [[one[s] for s in members] for members in people.values()]
+            emit(
+                "per-patient",
+                "all",
+                ids,
+                _mean(patient_values),
+                self._patient_interval(patient_values, list(people)) if enough else _nested_interval(draws),
+            )
+        return out
+
+    def _patient_interval(self, values: Floats, patients: Sequence[str]) -> Interval | None:
+        drawn = Resamples(np.array(patients), n_boot=self.n_boot, seed=self.protocol.seed)
+        draws = drawn.mean(values, mask=~np.isnan(values)[:, None])[:, 0]
+        return interval(draws, unit="patient", n_units=drawn.n_units, min_units=MIN_PATIENTS)
+
+
+def _block_interval(measures: Sequence[Measure]) -> Interval | None:
+    """Of the mean over sections, each drawn block-wise on its own."""
+    return _nested_interval([[m] for m in measures])
+
+
+def _nested_interval(groups: Sequence[Sequence[Measure]]) -> Interval | None:
+    """Of the mean over groups of the mean over each group's sections."""
+    flat = [m for group in groups for m in group]
+    if any(m.draws is None for m in flat):
+        return None
+    # Each section was drawn with the same seed, so draw i of one is not independent of draw i of another whose blocks
+    # are numbered alike: a fixed shuffle of each section's draws undoes that.
+    shuffled = [
+        [np.random.default_rng(i * 1000 + j).permutation(np.asarray(m.draws)) for j, m in enumerate(group)]
+        for i, group in enumerate(groups)
+    ]
+    draws = nan_mean([nan_mean(group, axis=0) for group in shuffled], axis=0)
+    fewest = min(m.n_blocks for m in flat)
+    total = sum(m.n_blocks for m in flat)
+    if fewest < MIN_BLOCKS:
+        return None
+    return interval(draws, unit="spatial-block", n_units=total, min_units=MIN_BLOCKS)
+
+
+def _mean(values: ArrayLike) -> float:
+    return float(nan_mean(np.asarray(values, dtype=np.float64), axis=0))
+
+
+def _or_none(value: float) -> float | None:
+    return None if not np.isfinite(value) else float(value)

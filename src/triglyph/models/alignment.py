@@ -1,0 +1,237 @@
+"""Contrastive alignment of any subset of image, expression and text.
+
+Each modality has a *tower*: an encoder and a projection head into one shared space. A tower is `locked` (its encoder
+never changes; its pooled output may come from a cache), `trained` (from pretrained weights) or from `scratch`. Any
+pairs of modalities are trained, each with a weight. SpatialWhisperer (ICML 2026) is the towers Geneformer locked,
+BioBERT trained, UNI2-h locked, with the pairs expression-text and image-expression.
+
+Three names are kept apart: `pooled` is what an encoder gives, `projected` what its head makes of it, and `embeddings`
+are projected and L2-normalised. Rows without a modality are not in its entry of the batch: they are never encoded and
+no statistic sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triglyph.cards import Frozen
+from triglyph.encoders.base import Encoder, Modality
+from triglyph.errors import ContractError, RecipeError
+from triglyph.models.base import Batch, Output
+from triglyph.models.heads import HeadConfig, Standardise, build_head
+from triglyph.objectives.contrastive import INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
+from triglyph.objectives.gather import gather_batch, is_distributed
+
+MODALITIES: tuple[Modality, ...] = ("image", "expression", "text")
+
+Mode = Literal["locked", "trained", "scratch"]
+
+
+class TowerConfig(Frozen):
+    """The encoder of one modality."""
+
+    encoder: str
+    """Name in the registry of encoders."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the encoder."""
+    mode: Mode = "locked"
+    weights: str | None = None
+    """A folder or hub id, for an encoder whose weights are not where its card says."""
+    standardise: bool = False
+    """z-score the pooled output of a locked encoder by its training rows, where its features differ in scale."""
+
+    @model_validator(mode="after")
+    def _only_constants_are_standardised(self) -> TowerConfig:
+        if self.standardise and self.mode != "locked":
+            raise ValueError("standardise needs mode: locked, since the statistics are taken once")
+        return self
+
+
+class TemperatureConfig(Frozen):
+    """The learnt logit scale."""
+
+    share: Literal["shared", "per-pair"] = "shared"
+    init: float = Field(INIT_TEMPERATURE, gt=0)
+    max_scale: float | None = Field(100.0, gt=0)
+    """None never clamps, as the release of SpatialWhisperer."""
+
+
+class AlignmentConfig(Frozen):
+    """Towers, head, pairs and temperature."""
+
+    towers: dict[Modality, TowerConfig]
+    """A tower set to null is taken out, so that a recipe can be cut down from the command line."""
+    pairs: dict[str, float]
+    """`image-expression`, ... -> weight; 0 or null takes a pair out."""
+    dim: int = Field(256, ge=1)
+    """Width of the shared space."""
+    head: HeadConfig = HeadConfig()
+    temperature: TemperatureConfig = TemperatureConfig()
+
+    @field_validator("towers", "pairs", mode="before")
+    @classmethod
+    def _drop_null(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    @field_validator("pairs", mode="after")
+    @classmethod
+    def _canonical(cls, value: dict[str, float]) -> dict[str, float]:
+        pairs: dict[str, float] = {}
+        for name, weight in value.items():
+            parts = name.split("-")
+            if len(set(parts)) != 2 or not set(parts) <= set(MODALITIES):
+                raise ValueError(f"{name!r} is not a pair of two of {', '.join(MODALITIES)}, joined by '-'")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"the weight of {name} is {weight:g}; it must be 0 or more")
+            ordered = "-".join(sorted(parts, key=MODALITIES.index))  # type: ignore[arg-type]
+            if ordered in pairs:
+                raise ValueError(f"{ordered} is given twice")
+            pairs[ordered] = weight
+        return pairs
+
+    @model_validator(mode="after")
+    def _towers_and_pairs_fit(self) -> AlignmentConfig:
+        used = {modality for pair in self.active_pairs for modality in pair}
+        if not used:
+            raise ValueError("no pair has a weight above 0, so there is nothing to train")
+        if missing := sorted(used - set(self.towers)):
+            raise ValueError(f"pairs name {', '.join(missing)}, which has no tower")
+        if idle := sorted(set(self.towers) - used):
+            raise ValueError(f"the tower of {', '.join(idle)} is in no pair; set it to null or give it a pair")
+        return self
+
+    @property
+    def active_pairs(self) -> dict[Pair, float]:
+        """(a, b) -> weight, of pairs that are trained."""
+        return {(n.split("-")[0], n.split("-")[1]): w for n, w in self.pairs.items() if w > 0}
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those with a tower, in the fixed order."""
+        return tuple(m for m in MODALITIES if m in self.towers)
+
+
+class Alignment(nn.Module):
+    """Towers, heads and the contrastive loss.
+
+    Parameters
+    ----------
+    config
+        What to build.
+    encoders
+        One per tower. They keep their weights; heads and temperature start from torch's random state.
+    """
+
+    def __init__(self, config: AlignmentConfig, encoders: Mapping[str, Encoder]) -> None:
+        super().__init__()
+        self.config = config
+        for modality, tower in config.towers.items():
+            if modality not in encoders:
+                raise ContractError("a tower has no encoder", where=modality, mend=f"build {tower.encoder}")
+            if encoders[modality].card.modality != modality:
+                raise RecipeError(
+                    f"{tower.encoder} reads {encoders[modality].card.modality}, not {modality}",
+                    where=f"model.towers.{modality}.encoder",
+                    mend="see `triglyph encoders list`",
+                )
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in config.modalities})
+        self.heads = nn.ModuleDict(
+            {m: build_head(config.head, dim_in=encoders[m].card.dim, dim=config.dim) for m in config.modalities}
+        )
+        self.scalers = nn.ModuleDict(
+            {m: Standardise(encoders[m].card.dim) for m in config.modalities if config.towers[m].standardise}
+        )
+        names = [f"{a}-{b}" for a, b in config.active_pairs] if config.temperature.share == "per-pair" else []
+        self.temperature = Temperature(names, init=config.temperature.init, max_scale=config.temperature.max_scale)
+        self.heads_only = False
+        """During the frozen warm-up: towers stay as they are, heads learn."""
+        for modality in self.locked:
+            self.encoders[modality].requires_grad_(False)
+
+    # ---- what is what
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those the model reads."""
+        return self.config.modalities
+
+    @property
+    def locked(self) -> tuple[Modality, ...]:
+        """Those whose encoder never changes."""
+        return tuple(m for m in self.modalities if self.config.towers[m].mode == "locked")
+
+    def encoder(self, modality: str) -> Encoder:
+        """The encoder of a modality."""
+        if modality not in self.encoders:
+            raise ContractError(f"the model has no tower for {modality}", where=", ".join(self.modalities))
+        found = self.encoders[modality]
+        assert isinstance(found, Encoder)
+        return found
+
+    def train(self, mode: bool = True) -> Alignment:  # noqa: FBT001, FBT002 - the signature of nn.Module
+        """Training mode; encoders that do not learn stay in evaluation mode, so their output is a constant."""
+        super().train(mode)
+        for modality in self.modalities if self.heads_only else self.locked:
+            self.encoders[modality].eval()
+        return self
+
+    def learnable(self) -> dict[str, Tensor]:
+        """The part of the state that training changes: all but locked encoders."""
+        locked = tuple(f"encoders.{m}." for m in self.locked)
+        return {name: t for name, t in self.state_dict().items() if not name.startswith(locked)}
+
+    # ---- from a batch to the shared space
+
+    def pooled(self, modality: str, entry: Mapping[str, Any]) -> Tensor:
+        """(k, dim_in) output of a tower's encoder, before its head; `entry` as in `triglyph.models.base`."""
+        if "features" in entry:
+            return entry["features"]
+        inputs = {name: tensor for name, tensor in entry.items() if name not in ("rows", "copies")}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and modality not in self.locked and not self.heads_only):
+            pooled = self.encoder(modality).encode(inputs).pooled
+        # Copies of one input are encoded once.
+        return pooled[entry["copies"]] if "copies" in entry else pooled
+
+    def projected(self, modality: str, pooled: Tensor) -> Tensor:
+        """(k, dim) output of a head, not normalised."""
+        return self.heads[modality](self.scalers[modality](pooled) if modality in self.scalers else pooled)
+
+    def embed(self, modality: str, pooled: Tensor) -> Tensor:
+        """(k, dim) in the shared space: projected, then L2-normalised in 32-bit."""
+        return F.normalize(self.projected(modality, pooled).float(), dim=-1)
+
+    def logit_scale(self, pair: str = "") -> float:
+        """The learnt scale of a pair; of all, where it is shared."""
+        return float(self.temperature(pair).detach())
+
+    def forward(self, batch: Batch) -> Output:
+        """Embeddings of the modalities in the batch, and the losses of the pairs in it.
+
+        In data-parallel training the losses are those of the rows of all processes.
+
+        Raises
+        ------
+        ContractError
+            No pair has two rows.
+        """
+        entries = {m: batch[m] for m in self.modalities if m in batch and len(batch[m]["rows"])}
+        embeddings = {m: self.embed(m, self.pooled(m, entry)) for m, entry in entries.items()}
+        rows = {m: entry["rows"] for m, entry in entries.items()}
+        # A location drawn twice is no negative of itself; nor are the owners of one caption, where text takes part.
+        keys = {"": batch["index"], **batch.get("duplicates", {})}
+        everywhere, every_row = embeddings, rows
+        if is_distributed():
+            device = batch["index"].device
+            everywhere = {m: embeddings.get(m, torch.zeros(0, self.config.dim, device=device)) for m in self.modalities}
+            every_row = {m: rows.get(m, batch["index"][:0]) for m in self.modalities}
+            everywhere, every_row, keys = gather_batch(everywhere, every_row, keys, n=batch["n"])
+        losses = contrastive_loss(
+            everywhere, every_row, pairs=self.config.active_pairs, temperature=self.temperature, duplicates=keys
+        )
+        return Output(embeddings=embeddings, rows=rows, losses=losses)

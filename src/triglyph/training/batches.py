@@ -1,0 +1,160 @@
+"""Batches: which rows each step sees, a pure function of (seed, epoch, step).
+
+Nothing else decides it: not the number of processes, loader workers, or how often a run was stopped and resumed. Rows
+that have the same modalities form a group; groups are mixed evenly, so every batch holds each in proportion, or by
+given weights, in which case a small group is gone through more often than a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from triglyph.errors import ContractError, RecipeError
+
+
+class Batches:
+    """Index batches, endless over epochs, from any (epoch, step) on.
+
+    Iterating yields from the current position to the end of its epoch and leaves the position at the start of the
+    next one, as a sampler does.
+
+    Parameters
+    ----------
+    groups
+        (n,) name of the group of each row.
+    batch_size
+        Rows of a step over all processes.
+    seed
+        With epoch and step it decides the order.
+    weights
+        Group -> share of a batch, in any unit; groups that are not named get none. None mixes in proportion to size.
+    drop_last
+        Leave out the rows that do not fill a batch; they differ between epochs.
+    rank, world_size
+        This process takes every `world_size`-th row of each batch.
+    """
+
+    def __init__(
+        self,
+        groups: ArrayLike,
+        *,
+        batch_size: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.groups = np.asarray(groups).astype(str)
+        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
+        self.rank, self.world_size = rank, world_size
+        self.rows = {str(name): np.flatnonzero(self.groups == name) for name in np.unique(self.groups)}
+        self.weights = None if weights is None else self._checked(weights)
+        self.epoch = self.step = 0
+        n = len(self.groups)
+        if n == 0 or (drop_last and n < batch_size):
+            raise ContractError(
+                f"{n} rows do not fill a batch of {batch_size}", where="training.batch_size", mend="use a smaller batch"
+            )
+        if not 0 <= rank < world_size:
+            raise ContractError(f"rank {rank} of {world_size} processes", where="Batches")
+        # An instance's own cache: the order of the epoch that is being read.
+        self._order = lru_cache(maxsize=2)(self._make_order)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        n = len(self.groups)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Rows of this process at a step."""
+        if not 0 <= step < self.steps_per_epoch:
+            raise ContractError(f"step {step} of an epoch of {self.steps_per_epoch}", where="Batches")
+        whole = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        return whole[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        while self.step < self.steps_per_epoch:
+            rows = self.batch(self.epoch, self.step)
+            self.step += 1
+            yield rows
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, and what must be equal for it to mean the same."""
+        return {"epoch": self.epoch, "step": self.step, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a saved position.
+
+        Raises
+        ------
+        ContractError
+            It was saved over other rows, or with another seed or batch size.
+        """
+        mine = self._identity()
+        if other := [f"{key}: {state.get(key)} saved, {mine[key]} now" for key in mine if state.get(key) != mine[key]]:
+            raise ContractError(
+                f"the saved position is of other batches ({'; '.join(other)})",
+                where="Batches",
+                mend="resume with the data and recipe the run was started with",
+            )
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "groups": {name: len(rows) for name, rows in self.rows.items()},
+            "weights": self.weights,
+        }
+
+    def _checked(self, weights: Mapping[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(weights) - set(self.rows)):
+            raise RecipeError(
+                f"no rows have exactly the modalities {', '.join(unknown)}",
+                where="training.mixing",
+                mend=f"groups of this data: {', '.join(f'{k} ({len(v)})' for k, v in self.rows.items())}",
+            )
+        used = {name: float(w) for name, w in weights.items() if w > 0}
+        if not used or any(not 0 <= w < float("inf") for w in weights.values()):
+            raise RecipeError("weights must be 0 or more, and one above 0", where="training.mixing")
+        return used
+
+    def _make_order(self, epoch: int) -> NDArray[np.int64]:
+        """Rows of a whole epoch in their order."""
+        n = len(self.groups)
+        total = n if self.weights is None else self.steps_per_epoch * self.batch_size
+        shares = _apportion(total, {k: len(v) for k, v in self.rows.items()} if self.weights is None else self.weights)
+        places, rows = [], []
+        for number, (name, share) in enumerate(shares.items()):
+            rng = np.random.default_rng([self.seed, epoch, number])
+            members = self.rows[name]
+            rounds = -(-share // len(members))
+            drawn = np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share] if share else members[:0]
+            # Row i of a group lies at a random point of the i-th of `share` equal parts of the epoch: groups stay
+            # mixed in proportion all along it, and within a group the order is the permutation's.
+            places.append((np.arange(share) + rng.random(share)) / max(share, 1))
+            rows.append(drawn)
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return np.concatenate(rows)[order].astype(np.int64)
+
+
+def _apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Whole shares of `total` by largest remainder."""
+    whole = sum(weights.values())
+    exact = {name: total * w / whole for name, w in weights.items()}
+    shares = {name: int(x) for name, x in exact.items()}
+    for name in sorted(exact, key=lambda k: (shares[k] - exact[k], k))[: total - sum(shares.values())]:
+        shares[name] += 1
+    return shares

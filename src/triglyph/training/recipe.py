@@ -1,0 +1,256 @@
+"""The recipe: one YAML file, one typed configuration, nothing between them.
+
+Overrides (`--set model.head.kind=linear`) are merged into the YAML key by key *before* it is typed, so they never
+replace a block wholesale and silently bring back defaults in its other keys. (A reference implementation of this field
+did that: a delta with one key of the model dropped the width of its shared space to another value, and a published
+ablation was confounded by it.) Unknown keys are refused, with the nearest known ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from triglyph.cards import Frozen
+from triglyph.errors import RecipeError
+from triglyph.models.alignment import AlignmentConfig
+from triglyph.storage import atomic_file
+
+
+class DataConfig(Frozen):
+    """Which sections are trained on: those of a split's fold, or those named here."""
+
+    split: str | None = None
+    """A split saved in the cohort."""
+    fold: str = "0"
+    train: tuple[str, ...] = ()
+    """Section ids, instead of a split."""
+    val: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DataConfig:
+        if (self.split is None) == (not self.train):
+            raise ValueError("give either split, or train (section ids)")
+        if self.split is not None and self.val:
+            raise ValueError("val belongs to train; a split says its own validation sections")
+        return self
+
+
+class TrainingConfig(Frozen):
+    """How it is trained."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(256, ge=2)
+    """Rows of a step over all devices together, so that the result does not hang on their number."""
+    mixing: dict[str, float] | None = None
+    """Weights of the groups of rows that have the same modalities (`image+expression`, ...); null is proportional."""
+    lr: float = Field(1e-3, gt=0)
+    min_lr: float = Field(0.05, ge=0, le=1)
+    """The cosine ends at this fraction of `lr`."""
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Fraction of all steps over which the rate climbs from 0."""
+    frozen_warmup: float = Field(0.0, ge=0, lt=1)
+    """Fraction of all steps in which only heads learn; then towers join and the rate climbs anew."""
+    tower_lr: float = Field(1.0, gt=0)
+    """Rate of encoders, as a multiple of `lr`."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.0, ge=0)
+    """Of matrices; never of biases, norms, or the temperature."""
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(1, ge=1)
+    """Of one machine. More than one trains data-parallel, with negatives from all of them."""
+    nodes: int = Field(1, ge=1)
+    """Machines, under SLURM or torchrun."""
+    workers: int = Field(0, ge=0)
+    """Processes that read and prepare batches; 0 does it in the training process."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between checkpoints; the end of an epoch always makes one."""
+
+
+class Recipe(Frozen):
+    """One training run, apart from where its data and output lie."""
+
+    name: str
+    summary: str = ""
+    method: Literal["alignment"] = "alignment"
+    seed: int = Field(0, ge=0, lt=2**31)
+    tries: int = Field(1, ge=1)
+    """How many configurations were tried before this one was kept; stated in the manifest beside every result."""
+    data: DataConfig
+    model: AlignmentConfig
+    training: TrainingConfig = TrainingConfig()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, every default written out."""
+        return self.model_dump(mode="json")
+
+    def write(self, path: Path) -> None:
+        """Write as YAML, every default written out; `load_recipe` gives an equal recipe back."""
+        with atomic_file(path) as partial:
+            partial.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+HARMLESS = frozenset({"training.workers", "training.checkpoint_every"})
+"""Keys that change nothing in what is learnt or logged; a run may be resumed with others."""
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with the package."""
+    # In a wheel they lie inside the package; in a checkout at its root.
+    inside = Path(str(resources.files("triglyph"))) / "recipes"
+    folder = inside if inside.is_dir() else Path(__file__).parents[3] / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(recipe: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Parameters
+    ----------
+    recipe
+        Path of a YAML file, or the name of a shipped one.
+    overrides
+        `a.b=value`, the value in YAML: `training.epochs=3`, `model.pairs.image-text=0`, `model.towers.text=null`.
+
+    Raises
+    ------
+    RecipeError
+        No such recipe, not YAML, or a key or value that is not understood.
+    """
+    path = find_recipe(recipe)
+    values = _read_yaml(path)
+    for override in overrides:
+        values = deep_merge(values, parse_override(override))
+    return typed(values, where=path)
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe given by path or by shipped name."""
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    raise RecipeError(
+        f"there is no recipe {str(recipe)!r}",
+        where=path.absolute(),
+        mend=f"give a YAML file, or one of the shipped: {', '.join(shipped) or 'none'}{_near(str(recipe), shipped)}",
+    )
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """`a.b=value` as `{"a": {"b": value}}`."""
+    key, sign, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise RecipeError(f"{override!r} is not key=value", where="--set", mend="write --set training.epochs=3")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the value of {key} is not YAML: {error}", where="--set", mend="quote it") from error
+    for part in reversed(parts):
+        value = {part: value}
+    return value
+
+
+def deep_merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the leaves of `delta` put in; blocks are entered, never replaced."""
+    merged = dict(base)
+    for key, value in delta.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def typed(values: Mapping[str, Any], *, where: object) -> Recipe:
+    """Plain values as a `Recipe`; errors name each key and the nearest known ones."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                known = _known_keys(problem["loc"][:-1])
+                problems.append(f"{key} is no key of a recipe{_near(str(problem['loc'][-1]), known)}")
+            elif problem["type"] == "missing":
+                problems.append(f"{key} is missing")
+            else:
+                problems.append(f"{key or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}")
+        raise RecipeError("; ".join(problems), where=where, mend="correct the recipe or the --set") from None
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new), of all leaves that differ."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(k for k in new if k not in old)]:
+        dotted = f"{prefix}{key}"
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found.update(differences(a, b, prefix=f"{dotted}."))
+        elif a != b:
+            found[dotted] = (a, b)
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as text and `C2: no` as false; the first is mended, a key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := sorted({str(k) for k in keys if keys.count(k) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"given twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _add_floats() -> None:
+    import re
+
+    pattern = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+0123456789."))
+
+
+_add_floats()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not readable as YAML: {error}", where=path, mend="correct the file") from error
+    if not isinstance(values, dict):
+        raise RecipeError("a recipe is a mapping of keys", where=path, mend="see the shipped recipes")
+    return values
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the block at a location of the recipe."""
+    model: Any = Recipe
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            annotation = model.model_fields[str(part)].annotation
+        else:
+            annotation = get_args(model)[1]  # a dict of blocks
+        model = _block(annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _block(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
