@@ -6,8 +6,10 @@ each section. Every patient's value is a row of its own.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +28,7 @@ from triglyph.metrics.bootstrap import (
 from triglyph.metrics.result import Level, Result
 
 Floats = NDArray[np.float64]
+BLOCK, PATIENT = "spatial-block", "patient"
 LEVELS: tuple[Level, ...] = ("patient", "within-patient", "within-section")
 
 
@@ -67,7 +70,8 @@ class Rows:
     def blocks(self, section: SectionLike, rows: ArrayLike) -> Resamples:
         """The block bootstrap of some of a section's locations."""
         blocks = spatial_blocks(section.centres_um, side_um=self.protocol.block_um)[np.asarray(rows)]
-        return Resamples(blocks, n_boot=self.n_boot, seed=self.protocol.seed)
+        # A seed of its own for each section: draws of different sections are independent.
+        return Resamples(blocks, n_boot=self.n_boot, seed=[self.protocol.seed, zlib.crc32(section.id.encode())])
 
     def by_level(self, sections: Sequence[str]) -> list[tuple[Level, list[str]]]:
         """Sections of each level, in order; empty levels are left out."""
@@ -124,96 +128,77 @@ class Rows:
             people: dict[str, list[str]] = {}
             for s in ids:
                 people.setdefault(self.trial.patients[s], []).append(s)
-
-            def emit(
-                aggregation: str,
-                group: str,
-                members: list[str],
-                value: float,
-                ci: Interval | None,
-                *,
-                level: Level = level,
-                one: Mapping[str, Measure] = one,
-            ) -> None:
-                of = [one[s] for s in members]
-                gallery = [m.n_gallery for m in of if m.n_gallery is not None]
-                genes = [m.n_genes for m in of if m.n_genes is not None]
-                chance = [m.chance for m in of if m.chance is not None]
-                out.append(
-                    self.row(
-                        metric=metric,
-                        direction=direction,
-                        aggregation=aggregation,
-                        group=group,
-                        level=level,
-                        value=value,
-                        n=sum(m.n for m in of),
-                        ci=ci,
-                        chance=_mean(chance) if chance else None,
-                        n_gallery=round(sum(gallery) / len(gallery)) if gallery else None,
-                        n_genes=min(genes) if genes else None,
-                    )
-                )
+            enough = len(people) >= MIN_PATIENTS
+            emit = partial(self._emit, metric=metric, direction=direction, level=level)
 
             for s in ids:
-                emit("per-section", s, [s], one[s].value, _block_interval([one[s]]))
-            values = np.array([one[s].value for s in ids])
-            patient_of = [self.trial.patients[s] for s in ids]
-            enough = len(people) >= MIN_PATIENTS
-            emit(
-                "per-section",
-                "all",
-                ids,
-                _mean(values),
-                self._patient_interval(values, patient_of) if enough else _block_interval([one[s] for s in ids]),
+                out.append(emit([one[s]], "per-section", s, one[s].value, _block_interval([[one[s]]])))
+            values = [one[s].value for s in ids]
+            ci = (
+                self._patient_interval(values, [self.trial.patients[s] for s in ids])
+                if enough
+                else _block_interval([[m] for m in one.values()])
             )
-            for patient, members in people.items():
-                of = [one[s] for s in members]
-                emit("per-patient", patient, members, _mean([m.value for m in of]), _block_interval(of))
-            patient_values = np.array([_mean([one[s].value for s in members]) for members in people.values()])
-            draws = [[one[s] for s in members] for members in people.values()]
-            emit(
-                "per-patient",
-                "all",
-                ids,
-                _mean(patient_values),
-                self._patient_interval(patient_values, list(people)) if enough else _nested_interval(draws),
-            )
+            out.append(emit(list(one.values()), "per-section", "all", mean_or_nan(values), ci))
+
+            grouped = {patient: [one[s] for s in members] for patient, members in people.items()}
+            means = [mean_or_nan([m.value for m in of]) for of in grouped.values()]
+            for (patient, of), value in zip(grouped.items(), means, strict=True):
+                out.append(emit(of, "per-patient", patient, value, _block_interval([of])))
+            ci = self._patient_interval(means, list(grouped)) if enough else _block_interval(list(grouped.values()))
+            out.append(emit(list(one.values()), "per-patient", "all", mean_or_nan(means), ci))
         return out
 
-    def _patient_interval(self, values: Floats, patients: Sequence[str]) -> Interval | None:
+    def _emit(
+        self,
+        measures: Sequence[Measure],
+        aggregation: str,
+        group: str,
+        value: float,
+        ci: Interval | None,
+        *,
+        metric: str,
+        direction: str,
+        level: Level,
+    ) -> Result:
+        gallery = [m.n_gallery for m in measures if m.n_gallery is not None]
+        genes = [m.n_genes for m in measures if m.n_genes is not None]
+        chance = [m.chance for m in measures if m.chance is not None]
+        return self.row(
+            metric=metric,
+            direction=direction,
+            aggregation=aggregation,
+            group=group,
+            level=level,
+            value=value,
+            n=sum(m.n for m in measures),
+            ci=ci,
+            chance=mean_or_nan(chance) if chance else None,
+            n_gallery=round(sum(gallery) / len(gallery)) if gallery else None,
+            n_genes=min(genes) if genes else None,
+        )
+
+    def _patient_interval(self, values: ArrayLike, patients: Sequence[str]) -> Interval | None:
+        """Of the mean over `values`, one per section or patient, when patients are drawn."""
+        x = np.asarray(values, dtype=np.float64)
         drawn = Resamples(np.array(patients), n_boot=self.n_boot, seed=self.protocol.seed)
-        draws = drawn.mean(values, mask=~np.isnan(values)[:, None])[:, 0]
-        return interval(draws, unit="patient", n_units=drawn.n_units, min_units=MIN_PATIENTS)
+        draws = drawn.mean(x, mask=~np.isnan(x)[:, None])[:, 0]
+        return interval(draws, unit=PATIENT, n_units=drawn.n_units, min_units=MIN_PATIENTS)
 
 
-def _block_interval(measures: Sequence[Measure]) -> Interval | None:
-    """Of the mean over sections, each drawn block-wise on its own."""
-    return _nested_interval([[m] for m in measures])
-
-
-def _nested_interval(groups: Sequence[Sequence[Measure]]) -> Interval | None:
-    """Of the mean over groups of the mean over each group's sections."""
+def _block_interval(groups: Sequence[Sequence[Measure]]) -> Interval | None:
+    """Of the mean over groups of the mean over a group's sections, each section drawn by its own blocks."""
     flat = [m for group in groups for m in group]
-    if any(m.draws is None for m in flat):
+    if any(m.draws is None or m.n_blocks < MIN_BLOCKS for m in flat):
         return None
-    # Each section was drawn with the same seed, so draw i of one is not independent of draw i of another whose blocks
-    # are numbered alike: a fixed shuffle of each section's draws undoes that.
-    shuffled = [
-        [np.random.default_rng(i * 1000 + j).permutation(np.asarray(m.draws)) for j, m in enumerate(group)]
-        for i, group in enumerate(groups)
-    ]
-    draws = nan_mean([nan_mean(group, axis=0) for group in shuffled], axis=0)
-    fewest = min(m.n_blocks for m in flat)
-    total = sum(m.n_blocks for m in flat)
-    if fewest < MIN_BLOCKS:
-        return None
-    return interval(draws, unit="spatial-block", n_units=total, min_units=MIN_BLOCKS)
+    draws = nan_mean([nan_mean([m.draws for m in group], axis=0) for group in groups], axis=0)
+    return interval(draws, unit=BLOCK, n_units=sum(m.n_blocks for m in flat), min_units=MIN_BLOCKS)
 
 
-def _mean(values: ArrayLike) -> float:
+def mean_or_nan(values: ArrayLike) -> float:
+    """Mean over what is defined; NaN where nothing is."""
     return float(nan_mean(np.asarray(values, dtype=np.float64), axis=0))
 
 
 def _or_none(value: float) -> float | None:
-    return None if not np.isfinite(value) else float(value)
+    return float(value) if np.isfinite(value) else None

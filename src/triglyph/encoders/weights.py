@@ -9,6 +9,9 @@ right shape, and nothing is in it that the architecture has no place for.
 from __future__ import annotations
 
 import pickle
+import socket
+import urllib.parse
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -77,16 +80,19 @@ def _cached(card: EncoderCard, filename: str) -> Path | None:
 
 def _download(card: EncoderCard, filename: str) -> Path:
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     folder = f"or pass a folder that holds {Path(filename).name} as weights"
-    if settings.offline or constants.HF_HUB_OFFLINE:
-        raise WeightsError(
-            f"weights of {card.name} are not on this machine, and it is set to stay offline",
-            where=f"{card.hub_id}/{filename}",
-            mend=f"unset HF_HUB_OFFLINE and TRIGLYPH_OFFLINE to fetch them, {folder}",
-        )
     where = f"{_page(card)} at {card.revision[:12] or 'main'}, {filename}"
+    absent = f"weights of {card.name} are not on this machine"
+    if settings.offline or constants.HF_HUB_OFFLINE:
+        mend = f"unset HF_HUB_OFFLINE and TRIGLYPH_OFFLINE to fetch them, {folder}"
+        raise WeightsError(f"{absent}, and it is set to stay offline", where=where, mend=mend)
+    unreachable = WeightsError(
+        f"{absent}, and the hub cannot be reached", where=where, mend=f"connect to the network, {folder}"
+    )
+    if not _reachable(constants.ENDPOINT):
+        raise unreachable
     try:
         return Path(hf_hub_download(card.hub_id, filename, revision=card.revision or None, etag_timeout=5))
     except GatedRepoError as error:
@@ -95,16 +101,35 @@ def _download(card: EncoderCard, filename: str) -> Path:
             where=where,
             mend=f"accept the terms on that page, then run `hf auth login`, {folder}",
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        # HfHubHTTPError is an OSError too: the hub answered, and said no.
-        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-            mend = f"check the name, or run `hf auth login`, {folder}"
-            raise WeightsError(f"the hub does not give weights of {card.name}", where=where, mend=mend) from error
-        raise WeightsError(
-            f"weights of {card.name} are not on this machine, and the hub cannot be reached",
-            where=where,
-            mend=f"connect to the network, {folder}",
-        ) from error
+    except LocalEntryNotFoundError as error:
+        raise unreachable from error
+    except HfHubHTTPError as error:
+        mend = f"check the name, or run `hf auth login`, {folder}"
+        raise WeightsError(f"the hub does not give weights of {card.name}", where=where, mend=mend) from error
+    except _network_errors() as error:
+        raise unreachable from error
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether anything answers there; the hub's own client tries for half a minute before it says no."""
+    url = urllib.parse.urlsplit(endpoint)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and url.hostname and not urllib.request.proxy_bypass(url.hostname):
+        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    try:
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Versions of huggingface_hub from 1.0 on speak through httpx, whose errors are not OSErrors."""
+    try:
+        import httpx
+    except ImportError:
+        return (OSError,)
+    return OSError, httpx.HTTPError
 
 
 def _page(card: EncoderCard) -> str:

@@ -8,7 +8,7 @@ how often each unit came up, and every statistic here is exact for the repeated 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ class Resamples:
     """
 
     def __init__(
-        self, units: ArrayLike, *, strata: ArrayLike | None = None, n_boot: int = N_BOOT, seed: int = 0
+        self, units: ArrayLike, *, strata: ArrayLike | None = None, n_boot: int = N_BOOT, seed: int | Sequence[int] = 0
     ) -> None:
         u = np.unique(np.asarray(units), return_inverse=True)[1].ravel()
         s = np.zeros(len(u), dtype=np.intp) if strata is None else np.unique(strata, return_inverse=True)[1].ravel()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from triglyph.errors import ContractError, RecipeError, TriglyphError
 
 if TYPE_CHECKING:
+    from triglyph.tissue.cohort import Cohort
     from triglyph.tissue.simulate.presets import Simulation
 
 SCRATCH = ".partial-simulate"
@@ -70,7 +71,7 @@ def simulate(
         if value is not None and value < 1:
             raise RecipeError(f"{name} is {value}", where="simulate", mend="give at least 1")
     cohort = Cohort.create(Path(out), name=f"{preset}-{seed}")
-    _check_same(cohort.path, config)
+    _check_same(cohort, config)
     keys = [(p, s) for p in range(patients) for s in range(config.sections_of(p))]
     todo = [key for key in keys if section_id(*key) not in cohort]
     workers = min(settings.workers if workers is None else workers, max(len(todo), 1))
@@ -79,14 +80,60 @@ def simulate(
     with FileLock(cohort.path / ".simulate.lock"), Progress(*columns) as progress:
         shutil.rmtree(scratch, ignore_errors=True)
         task = progress.add_task("simulating sections", total=len(keys), completed=len(keys) - len(todo))
+        jobs = [(config, *key, cohort.folder(section_id(*key)), scratch) for key in todo]
         try:
-            for _ in _finished(config, cohort, todo, scratch, workers):
+            for _ in _run(jobs, workers):
                 progress.advance(task)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            cohort.refresh()
+    cohort.refresh()
     return cohort.path
 
 
-def _finished(config, cohort, todo, scratch, workers) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    raise NotImplementedError
+Job = tuple["Simulation", int, int, Path, Path]
+
+
+def _run(jobs: list[Job], workers: int) -> Iterator[str]:
+    """Ids of sections as they are finished."""
+    if workers == 1:
+        yield from (write_section(*job) for job in jobs)
+        return
+    # Spawned, not forked: a fork of a process that has threads may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            for future in as_completed([pool.submit(write_section, *job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise TriglyphError(
+                "a worker process died",
+                where="simulate",
+                mend='give fewer workers if memory ran out; in a script, call it under `if __name__ == "__main__":`; '
+                "finished sections are kept",
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_section(config: Simulation, patient: int, section: int, folder: Path, scratch: Path) -> str:
+    """Simulate one section into `folder`; its image is drawn in `scratch` and moved."""
+    from triglyph.tissue.section import Section
+    from triglyph.tissue.simulate.cohort import section_id, simulate_section
+
+    name = section_id(patient, section)
+    Section.write(simulate_section(config, patient, section, scratch / f"{name}.tif"), folder, scratch=scratch)
+    return name
+
+
+def _check_same(cohort: Cohort, config: Simulation) -> None:
+    """Refuse to mix two worlds in one cohort."""
+    from triglyph.tissue.simulate.cohort import SIMULATOR, VERSION
+
+    ours = {"simulator": SIMULATOR, "version": VERSION, "config": config.digest()}
+    for section in cohort:
+        theirs = {key: section.info.source.get(key) for key in ours}
+        if theirs != ours:
+            raise ContractError(
+                f"section {section.id} is not of preset {config.name!r} with seed {config.seed}",
+                where=cohort.path,
+                mend="give another --out, or the preset and seed that began this cohort",
+            )
