@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from triglyph.metrics.bootstrap import nan_mean
 from triglyph.metrics.result import Result
 
 Floats = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 
 class LinearProbe(Protocol):
@@ -42,7 +44,7 @@ class LinearProbe(Protocol):
                 "logistic regression": "training sections",
             },
             metrics={
-                "auroc": f"of the decision function; {AUROC_METRIC}; undefined for a class without training locations",
+                "auroc": f"of the decision function; {AUROC_METRIC}; classes without training locations are left out",
                 "balanced-accuracy": "mean recall over the classes seen in training and present in the section",
             },
             aggregations=AUROC_AGGREGATIONS,
@@ -83,6 +85,9 @@ class LinearProbe(Protocol):
             raise ContractError(
                 "no test section has labels", where=f"split {trial.split!r}", mend="add a column `label` to the tables"
             )
+        unseen = sorted({str(c) for s in trial.test for c in known_labels(s)} - {"", *learnt})
+        if unseen:
+            log.warning("classes of the test sections that no training section has: %s", ", ".join(unseen))
         direction = f"{self.modality}->label"
         out = score_rows(rows, scored, classes=learnt, direction=direction)
         return out + rows.per_section(accuracy, metric="balanced-accuracy", direction=direction)

@@ -46,6 +46,9 @@ class Protocol(Frozen, abc.ABC):
     version: ClassVar[str] = "1"
     task: ClassVar[str]
 
+    has_null: ClassVar[bool] = False
+    """Whether refits on shuffled pairs mean something to it."""
+
     block_um: float = 500.0
     """Side of the blocks of tissue drawn for intervals where there are fewer than 6 patients, µm."""
     n_boot: int = N_BOOT

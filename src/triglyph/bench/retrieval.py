@@ -31,6 +31,7 @@ class Retrieval(Protocol):
 
     name: ClassVar[str] = "retrieval"
     task: ClassVar[str] = "retrieval"
+    has_null: ClassVar[bool] = True
 
     ks: tuple[int, ...] = (1, 5, 10)
     ties: Ties = "mean"

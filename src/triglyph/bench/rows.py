@@ -9,7 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +63,20 @@ class Rows:
         """Checks that nothing tested was trained on, then is ready."""
         return cls(protocol, subject, trial, trial.levels(subject))
 
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "task": self.protocol.task,
+            "protocol": self.protocol.stamp,
+            "model": self.subject.name,
+            "role": self.subject.role,
+            "split": self.trial.split,
+            "fold": self.trial.fold,
+            "transductive": (*self.protocol.card().transductive, *self.subject.transductive),
+            "seed": self.subject.seed,
+            "compat": self.subject.compat,
+        }
+
     @property
     def n_boot(self) -> int:
         """Draws for an interval: none for controls, whose spread is that of their refits."""
@@ -95,17 +110,11 @@ class Rows:
     ) -> Result:
         """One row with everything that all rows here share."""
         return Result(
-            task=self.protocol.task,
-            protocol=self.protocol.stamp,
+            **self._shared,
             metric=metric,
             value=_or_none(value),
-            model=self.subject.name,
-            role=self.subject.role,
-            split=self.trial.split,
             level=level,
             direction=direction,
-            transductive=(*self.protocol.card().transductive, *self.subject.transductive),
-            fold=self.trial.fold,
             group=group,
             aggregation=aggregation,
             ci_low=ci.low if ci else None,
@@ -116,8 +125,6 @@ class Rows:
             n=n,
             n_genes=n_genes,
             n_gallery=n_gallery,
-            seed=self.subject.seed,
-            compat=self.subject.compat,
         )
 
     def per_section(self, measures: Mapping[str, Measure], *, metric: str, direction: str) -> list[Result]:

@@ -68,6 +68,7 @@ class ZeroShot(Protocol):
 
     name: ClassVar[str] = "zero-shot"
     task: ClassVar[str] = "zero-shot"
+    has_null: ClassVar[bool] = True
 
     prompts: Prompts | None = None
     """None: the names of the labels that the test sections have."""

@@ -92,7 +92,7 @@ class ConchImage(ImageEncoder, HubEncoder):
         pooling="attention",
         hub_id="MahmoodLab/CONCH",
         gated=True,
-        parameters=0,
+        parameters=90_392_832,
         input_px=448,
         mpp=0.5,
         mean=(0.48145466, 0.4578275, 0.40821073),

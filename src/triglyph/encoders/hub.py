@@ -68,9 +68,7 @@ class HubEncoder(Encoder, abc.ABC):
         config = encoder._config_path(weights)
         if config is not None:
             check_config(read_json(config), encoder.architecture(), where=config)
-        extra = {
-            role: find_file(cls.card, names, weights=_folder(weights)) for role, names in cls.extra_files.items()
-        }
+        extra = {role: find_file(cls.card, names, weights=_folder(weights)) for role, names in cls.extra_files.items()}
         path = find_file(cls.card, cls.tensor_files, weights=weights)
         load_strict(encoder.tower(), read_tensors(path), where=path, canonical=encoder.canonical)
         encoder.restore_buffers()

@@ -75,6 +75,22 @@ def card(name: str) -> EncoderCard:
     return encoder_class(name).card
 
 
+def options(name: str) -> dict[str, Any]:
+    """The options of an encoder and their defaults."""
+    parameters = inspect.signature(encoder_class(name).__init__).parameters
+    return {p.name: p.default for p in parameters.values() if p.name != "self"}
+
+
+def availability(name: str) -> str:
+    """Whether an encoder can be used here, in words: `none needed`, `to be trained`, `cached`, `to fetch`."""
+    cls = encoder_class(name)
+    if cls.card.weights != "hub":
+        return "none needed" if cls.card.weights == "none" else "to be trained"
+    if issubclass(cls, HubEncoder) and cls.cached():
+        return "cached"
+    return "to fetch, gated" if cls.card.gated else "to fetch"
+
+
 def build(name: str, *, weights: Path | None = None, random_init: bool = False, **options: Any) -> Encoder:
     """An encoder, in evaluation mode, on the CPU.
 
@@ -98,16 +114,16 @@ def build(name: str, *, weights: Path | None = None, random_init: bool = False, 
         Weights are absent, gated, or do not fit the architecture.
     """
     cls = encoder_class(name)
-    known = [p for p in inspect.signature(cls.__init__).parameters if p != "self"]
+    known = list(inspect.signature(cls.__init__).parameters)[1:]
     if unknown := sorted(set(options) - set(known)):
         raise RecipeError(
             f"{name} has no option {', '.join(map(repr, unknown))}", mend=f"options: {', '.join(known) or 'none'}"
         )
-    if cls.card.weights == "hub" and not random_init:
-        if not issubclass(cls, HubEncoder):
-            raise RecipeError(f"{name} says it has weights on the hub, but its class cannot load any", where=cls)
+    if issubclass(cls, HubEncoder) and not random_init:
         return cls.from_weights(weights, **options).eval()
     if weights is not None:
-        why = "was told to start from random weights" if cls.card.weights == "hub" else "has no published weights"
+        why = "was told to start from random weights" if random_init else "does not load weights of yours"
         raise RecipeError(f"{name} {why}, but weights were given", where=weights, mend="leave out one of the two")
+    if random_init and cls.card.weights == "hub" and not issubclass(cls, HubEncoder):
+        raise RecipeError(f"{name} brings its own weights, and cannot start from random ones")
     return cls(**options).eval()

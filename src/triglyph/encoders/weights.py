@@ -63,7 +63,9 @@ def _find_locally(card: EncoderCard, wanted: list[str], weights: Path) -> Path:
         return weights
     folder = weights.parent if weights.is_file() else weights
     # Repositories with several models keep a model in a subfolder and its vocabulary beside it.
-    places = [folder / w for w in wanted] + [folder / Path(w).name for w in wanted] + [folder.parent / w for w in wanted]
+    places = (
+        [folder / w for w in wanted] + [folder / Path(w).name for w in wanted] + [folder.parent / w for w in wanted]
+    )
     for place in places:
         if place.is_file():
             return place
@@ -106,7 +108,8 @@ def _download(card: EncoderCard, filename: str) -> Path:
     except HfHubHTTPError as error:
         mend = f"check the name, or run `hf auth login`, {folder}"
         raise WeightsError(f"the hub does not give weights of {card.name}", where=where, mend=mend) from error
-    except _network_errors() as error:
+    except (OSError, HfHubHTTPError.__bases__[0]) as error:
+        # The hub's client has changed its HTTP library more than once; its error derives from that library's own.
         raise unreachable from error
 
 
@@ -121,15 +124,6 @@ def _reachable(endpoint: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """Versions of huggingface_hub from 1.0 on speak through httpx, whose errors are not OSErrors."""
-    try:
-        import httpx
-    except ImportError:
-        return (OSError,)
-    return OSError, httpx.HTTPError
 
 
 def _page(card: EncoderCard) -> str:

@@ -97,7 +97,16 @@ def read_dictionary(path: Path) -> dict[str, Any]:
                 where=path,
                 mend="use the file as published, or convert it to JSON where you trust it",
             ) from None
-        except (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, MemoryError) as error:
+        except (
+            EOFError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            struct.error,
+            MemoryError,
+        ) as error:
             raise SourceError(
                 f"not a readable pickle ({type(error).__name__}: {error})", where=path, mend="fetch the file again"
             ) from None

@@ -22,35 +22,12 @@ from torch.nn import functional as F
 
 from triglyph.cards import Frozen
 from triglyph.encoders.base import Encoder, Modality
-from triglyph.errors import ContractError, RecipeError
+from triglyph.errors import ContractError
 from triglyph.models.base import Batch, Output
 from triglyph.models.heads import HeadConfig, Standardise, build_head
+from triglyph.models.towers import MODALITIES, TowerConfig
 from triglyph.objectives.contrastive import INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch, is_distributed
-
-MODALITIES: tuple[Modality, ...] = ("image", "expression", "text")
-
-Mode = Literal["locked", "trained", "scratch"]
-
-
-class TowerConfig(Frozen):
-    """The encoder of one modality."""
-
-    encoder: str
-    """Name in the registry of encoders."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the encoder."""
-    mode: Mode = "locked"
-    weights: str | None = None
-    """A folder or hub id, for an encoder whose weights are not where its card says."""
-    standardise: bool = False
-    """z-score the pooled output of a locked encoder by its training rows, where its features differ in scale."""
-
-    @model_validator(mode="after")
-    def _only_constants_are_standardised(self) -> TowerConfig:
-        if self.standardise and self.mode != "locked":
-            raise ValueError("standardise needs mode: locked, since the statistics are taken once")
-        return self
 
 
 class TemperatureConfig(Frozen):
@@ -132,13 +109,9 @@ class Alignment(nn.Module):
         super().__init__()
         self.config = config
         for modality, tower in config.towers.items():
-            if modality not in encoders:
-                raise ContractError("a tower has no encoder", where=modality, mend=f"build {tower.encoder}")
-            if encoders[modality].card.modality != modality:
-                raise RecipeError(
-                    f"{tower.encoder} reads {encoders[modality].card.modality}, not {modality}",
-                    where=f"model.towers.{modality}.encoder",
-                    mend="see `triglyph encoders list`",
+            if modality not in encoders or encoders[modality].card.modality != modality:
+                raise ContractError(
+                    f"no {modality} encoder for its tower", where=modality, mend=f"build {tower.encoder}"
                 )
         self.encoders = nn.ModuleDict({m: encoders[m] for m in config.modalities})
         self.heads = nn.ModuleDict(
@@ -174,6 +147,12 @@ class Alignment(nn.Module):
         assert isinstance(found, Encoder)
         return found
 
+    def scaler(self, modality: str) -> Standardise:
+        """The statistics of a standardised tower."""
+        found = self.scalers[modality]
+        assert isinstance(found, Standardise)
+        return found
+
     def train(self, mode: bool = True) -> Alignment:  # noqa: FBT001, FBT002 - the signature of nn.Module
         """Training mode; encoders that do not learn stay in evaluation mode, so their output is a constant."""
         super().train(mode)
@@ -196,7 +175,7 @@ class Alignment(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and modality not in self.locked and not self.heads_only):
             pooled = self.encoder(modality).encode(inputs).pooled
         # Copies of one input are encoded once.
-        return pooled[entry["copies"]] if "copies" in entry else pooled
+        return pooled.index_select(0, entry["copies"]) if "copies" in entry else pooled
 
     def projected(self, modality: str, pooled: Tensor) -> Tensor:
         """(k, dim) output of a head, not normalised."""

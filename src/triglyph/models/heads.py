@@ -78,7 +78,9 @@ class PresentBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) > 1:
             return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
 
 
 class SpatialWhispererHead(nn.Module):

@@ -132,7 +132,9 @@ def contrastive_loss(
             continue
         keys = [key[positions] for name, key in (duplicates or {}).items() if name in ("", a, b)]
         name = f"{a}-{b}"
-        terms[name] = info_nce(embeddings[a][at_a], embeddings[b][at_b], temperature(name), duplicates=keys)
+        # index_select: the gradient of plain indexing is summed in no fixed order by several threads.
+        left, right = embeddings[a].index_select(0, at_a), embeddings[b].index_select(0, at_b)
+        terms[name] = info_nce(left, right, temperature(name), duplicates=keys)
         weights.append(weight)
     if not terms:
         raise ContractError(

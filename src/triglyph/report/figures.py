@@ -62,7 +62,7 @@ def retrieval(results: Sequence[Result], *, metric: str = "recall@10") -> bytes:
         axes = figure.add_subplot()
         for x, direction in enumerate(directions):
             here = [r for r in rows if r.direction == direction]
-            null = [r.value for r in here if r.role == "control" and r.group == "all"]
+            null = [r.value for r in here if r.role == "control" and r.group == "all" and r.seed is not None]
             if null:
                 low, high = np.quantile(np.array(null, float), [0.0, 0.95])
                 axes.fill_between([x - 0.42, x + 0.42], low, high, color=MUTED, alpha=0.35, linewidth=0)

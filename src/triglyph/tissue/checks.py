@@ -191,7 +191,8 @@ def agree(one: float, one_source: str, other: float, other_source: str, *, where
 
 def outside_image(centres_px: NDArray[np.float64], size_px: tuple[int, int]) -> NDArray[np.bool_]:
     """Mask (n,) of the centres (n, 2) that lie off an image of `size_px` (width, height)."""
-    return ((centres_px < 0) | (centres_px > np.asarray(size_px, dtype=np.float64))).any(axis=1)
+    off = (centres_px < 0) | (centres_px > np.asarray(size_px, dtype=np.float64))
+    return np.asarray(off.any(axis=1))
 
 
 def image_size(image: ImageSource) -> tuple[int, int]:
@@ -220,9 +221,9 @@ def image_size(image: ImageSource) -> tuple[int, int]:
 
 
 def _check_sizes(draft: SectionDraft, *, where: object) -> None:
-    for name, value in (("location_um", draft.location_um), ("pitch_um", draft.pitch_um)):
-        if value is None and name == "pitch_um":
-            continue
+    sizes: list[tuple[str, object]] = [("location_um", draft.location_um)]
+    sizes += [("pitch_um", draft.pitch_um)] if draft.pitch_um is not None else []
+    for name, value in sizes:
         if not isinstance(value, Real) or not np.isfinite(float(value)) or value <= 0:
             raise ScaleError(f"{name} is {value!r}", where=where, mend="give a length in µm above zero")
 

@@ -8,7 +8,6 @@ given weights, in which case a small group is gone through more often than a lar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,7 @@ class Batches:
             )
         if not 0 <= rank < world_size:
             raise ContractError(f"rank {rank} of {world_size} processes", where="Batches")
-        # An instance's own cache: the order of the epoch that is being read.
-        self._order = lru_cache(maxsize=2)(self._make_order)
+        self._kept: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -130,6 +128,11 @@ class Batches:
         if not used or any(not 0 <= w < float("inf") for w in weights.values()):
             raise RecipeError("weights must be 0 or more, and one above 0", where="training.mixing")
         return used
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = (epoch, self._make_order(epoch))
+        return self._kept[1]
 
     def _make_order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of a whole epoch in their order."""

@@ -84,9 +84,10 @@ def cache_windows(section: Section, card: EncoderCard, *, progress: Progress | N
     here = present(section, "image")
     about = {"name": f"windows-{px}px", "kind": "windows", "image": IMAGE, "input_px": px, "mpp": card.mpp}
     shape = (section.n_locations, px, px, 3)
-    with _once(section.windows, fingerprint), section.windows.writing(
-        fingerprint, shape=shape, dtype=np.uint8, card=about
-    ) as (values, there):
+    with (
+        _once(section.windows, fingerprint),
+        section.windows.writing(fingerprint, shape=shape, dtype=np.uint8, card=about) as (values, there),
+    ):
         for rows, windows in _window_chunks(section, card, np.flatnonzero(here), 64):
             values[rows] = windows
             _report(progress, len(rows))
@@ -157,9 +158,12 @@ def encode_section(
         "options": encoder.options(),
     }
     shape = (section.n_locations, encoder.card.dim)
-    with _once(store, fingerprint), store.writing(fingerprint, shape=shape, dtype=np.float32, card=about) as (
-        values,
-        there,
+    with (
+        _once(store, fingerprint),
+        store.writing(fingerprint, shape=shape, dtype=np.float32, card=about) as (
+            values,
+            there,
+        ),
     ):
         values[:] = np.nan
         for rows, pooled in _encoded(section, encoder, batch_size, device, progress):

@@ -204,7 +204,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str =
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text and `C2: no` as false; the first is mended, a key given twice is refused."""
+    """YAML 1.1 reads `1e-3` as text and keeps the last of two equal keys: here it is a number, and they are refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

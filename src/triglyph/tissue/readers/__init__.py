@@ -1,1 +1,1 @@
-"""One reader a platform; each returns a SectionDraft."""
+"""Readers of vendors' folders: one file per platform behind the contract in `base`, found through entry points."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from triglyph.tissue.simulate.compartments import Compartments, carve
-from triglyph.tissue.simulate.fields import Field, sample, smooth_noise
+from triglyph.tissue.simulate.fields import Field, sample, smooth_noise, step as step_up
 from triglyph.tissue.simulate.presets import CELL_TYPES, DOMAINS, STATES, Anatomy, Simulation
 from triglyph.tissue.simulate.streams import stream
 
@@ -153,6 +153,10 @@ def _cells(
             density = anatomy.cells_per_mm2[domain].get(name, 0.0)
             if density:
                 place = compartments.place(name, domain)
+                if domain == "immune infiltrate" and name in ("T cell", "B cell"):
+                    # B cells fill the crowded follicles, T cells the looser ground between them.
+                    follicle = step_up(gradients.cellularity, 0.0, 1.6)
+                    place = place * (0.15 + follicle if name == "B cell" else 1.15 - follicle)
                 total = float((weight * cover).sum())
                 # The density is the domain's mean, so the place a cell prefers is rescaled to mean 1 over the domain.
                 mean = float((weight * cover * place).sum()) / total if total else 0.0

@@ -107,7 +107,8 @@ def _table(config: Simulation, tissue: Tissue, patient: int, section: int) -> ad
     shares = np.stack([discs.mean(domain, centres) for domain in tissue.domains], 1)
     shares /= shares.sum(1, keepdims=True)
     states = np.stack([discs.mean(state, centres) for state in tissue.states], 1)
-    membership = _membership(tissue, centres, config.spots.diameter_um / 2)
+    radius_um = config.spots.diameter_um / 2
+    membership = _membership(tissue, centres, radius_um, 0.0)
     kinds = sp.csr_matrix(np.eye(len(CELL_TYPES))[tissue.cells.kind])
     by_type = (membership @ kinds).toarray()
     number = by_type.sum(1)
@@ -119,7 +120,7 @@ def _table(config: Simulation, tissue: Tissue, patient: int, section: int) -> ad
         world,
         patient_chemistry(config, patient),
         tissue.cells,
-        membership,
+        _membership(tissue, centres, radius_um, config.molecules.bleed_um),
         discs.mean(tissue.compartments.debris, centres),
         stream(config.seed, "counts", patient, section),
     )
@@ -173,10 +174,17 @@ class _Discs:
         return field[index[..., 1], index[..., 0]].astype(np.float64).mean(1)
 
 
-def _membership(tissue: Tissue, centres: NDArray[np.float64], radius_um: float) -> sp.csr_matrix:
-    """(locations, cells): 1 where a cell's centre lies in the spot."""
-    found = cKDTree(tissue.cells.xy_um).query_ball_point(centres, radius_um, return_sorted=True)
-    lengths = [len(cells) for cells in found]
+def _membership(
+    tissue: Tissue, centres: NDArray[np.float64], radius_um: float, bleed_um: float
+) -> sp.csr_matrix:
+    """(locations, cells): 1 for a cell in the spot, falling to 0 across its border over about `bleed_um`."""
+    xy = tissue.cells.xy_um
+    found = cKDTree(xy).query_ball_point(centres, radius_um + 3 * bleed_um, return_sorted=True)
+    lengths = np.array([len(cells) for cells in found])
     indices = np.array([cell for cells in found for cell in cells], dtype=np.int64)
+    weight = np.ones(len(indices))
+    if bleed_um:
+        delta = xy[indices] - np.repeat(centres, lengths, axis=0)
+        weight = 1 / (1 + np.exp((np.hypot(delta[:, 0], delta[:, 1]) - radius_um) / bleed_um))
     indptr = np.concatenate([[0], np.cumsum(lengths)])
-    return sp.csr_matrix((np.ones(len(indices)), indices, indptr), shape=(len(centres), len(tissue.cells)))
+    return sp.csr_matrix((weight, indices, indptr), shape=(len(centres), len(xy)))

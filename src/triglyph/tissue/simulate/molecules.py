@@ -98,7 +98,7 @@ def count_molecules(
     Parameters
     ----------
     membership
-        (locations, cells), 1 where a cell lies in a location.
+        (locations, cells), the share of a cell's transcripts that reach a location.
     debris
         (locations,) share of the location that is necrotic debris.
 

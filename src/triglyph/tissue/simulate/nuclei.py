@@ -127,7 +127,7 @@ def _stamp_nuclei(
         spot_um2 = (along - _column(offset * long_um)) ** 2 + (across + _column(offset * short_um * 0.7)) ** 2
         body += _column(0.75 * has) * np.exp(-spot_um2 / np.float32(0.8**2))
     active = np.clip(cells.states[batch, STATES.index("proliferation")], -2, 2) if look.vesicular > 0.4 else 0.0
-    density = look.haematoxylin * shade * np.exp(0.10 * np.asarray(active))
+    density = look.haematoxylin * shade * np.exp(0.14 * np.asarray(active))
     haematoxylin = np.clip(body * inside * _column(density * np.ones(len(batch))) * DENSITY_UNITS, 0, 255)
     patch.lay(canvas.haematoxylin, haematoxylin.astype(np.uint8))
     patch.lay(canvas.cover, (inside * 255).astype(np.uint8))

@@ -66,11 +66,11 @@ class Anatomy(Frozen):
     """Length scales of the boundaries' interdigitation."""
     boundary_um: float = 30.0
     """Width over which one domain passes into the next."""
-    state_um: float = 110.0
+    state_um: float = 140.0
     """Length scale of gradients inside domains (cellularity, infiltration, states)."""
-    cellularity: float = 0.35
+    cellularity: float = 0.42
     """Standard deviation of log cell density inside domains."""
-    infiltration: float = 0.8
+    infiltration: float = 0.9
     """Standard deviation of log density of immune cells inside domains."""
     purity: float = 0.7
     """How much the share of tumour nests varies inside invasive cancer."""
@@ -86,7 +86,7 @@ class Anatomy(Frozen):
     cells_per_mm2: dict[str, dict[str, float]]
     """domain -> cell type -> mean density."""
     nuclei: dict[str, Nucleus]
-    growth: float = 0.16
+    growth: float = 0.2
     """Nuclei of tumour cells grow by this (log diameter) per unit of the state `proliferation`."""
 
 
@@ -107,10 +107,12 @@ class Molecules(Frozen):
     """Log fold of a cell type's markers over other types."""
     type_noise: float = 0.35
     """Standard deviation of log expression between types for any gene."""
-    state: float = 0.6
+    state: float = 0.8
     """Log fold per unit of a state, for the genes of its programme."""
     cell_noise: float = 0.15
     """Standard deviation of the cells' log RNA content."""
+    bleed_um: float = Field(7.0, ge=0)
+    """Width of the passage from inside to outside a spot over which transcripts of a cell still reach it; 0: none."""
     ambient: float = Field(0.06, ge=0, lt=1)
     """Share of counts that is the section's mean profile, not the spot's."""
     patient_gene: float = 0.2
@@ -130,6 +132,8 @@ class Stain(Frozen):
     """Range of the grey level of empty glass."""
     grain: float = 1.6
     """Standard deviation of camera noise, grey levels."""
+    state: float = 0.32
+    """Log change of density per unit of a state: eosin of stroma with fibrosis, of tumour with hypoxia."""
     fibre_um: float = 7.0
     """Thickness of collagen bundles."""
     quality: int = 90
@@ -192,7 +196,7 @@ _NUCLEI = {
     "fibroblast": Nucleus(long_um=14.0, short_um=3.2, spread=0.18, haematoxylin=0.75, irregular=0.08),
     "T cell": Nucleus(long_um=6.6, short_um=6.2, spread=0.06, haematoxylin=1.15, irregular=0.03, texture=0.2),
     "B cell": Nucleus(
-        long_um=7.0, short_um=6.6, spread=0.08, haematoxylin=1.08, irregular=0.03, texture=0.25, cytoplasm_um=0.8,
+        long_um=7.8, short_um=7.2, spread=0.08, haematoxylin=0.92, irregular=0.03, texture=0.25, cytoplasm_um=0.8,
         eosin=0.16,
     ),
     "macrophage": Nucleus(
@@ -215,7 +219,7 @@ _CELLS = {
         "T cell": 5200, "B cell": 4600, "fibroblast": 240, "macrophage": 300, "endothelial": 120,
     },
     "connective tissue": {
-        "fibroblast": 1150, "T cell": 110, "B cell": 20, "macrophage": 110, "endothelial": 150,
+        "fibroblast": 1500, "T cell": 150, "B cell": 30, "macrophage": 150, "endothelial": 150,
     },
     "breast glands": {
         "epithelial": 3400, "fibroblast": 640, "T cell": 130, "B cell": 30, "macrophage": 60, "endothelial": 80,

@@ -65,7 +65,7 @@ def paint(config: Simulation, tissue: Tissue, dye: Dye, rng: np.random.Generator
     _draw_blood(canvas, tissue, dye.mpp, rng)
     # The image is a little larger than the frame; the maps go on unchanged to its edge.
     beyond = int(np.ceil(side * dye.mpp / tissue.step_um)) + 1 - len(tissue.cover)
-    maps, textures = _Maps.of(tissue, beyond), _Textures.draw(config, dye.mpp, rng)
+    maps, textures = _Maps.of(tissue, config.stain.state, beyond), _Textures.draw(config, dye.mpp, rng)
     pixels = np.empty((*shape, 3), dtype=np.uint8)
     for top in range(0, side, _ROWS):
         rows = (top, min(top + _ROWS, side))
@@ -91,19 +91,20 @@ class _Maps:
     """Strength of granular texture."""
 
     @classmethod
-    def of(cls, tissue: Tissue, beyond: int) -> _Maps:
-        """The maps of a tissue, `beyond` grid points longer on either side."""
+    def of(cls, tissue: Tissue, change: float, beyond: int) -> _Maps:
+        """The maps of a tissue, `beyond` grid points longer; states change densities by `change` (log)."""
         part, states = tissue.compartments, tissue.states
         fibrosis = np.clip(states[STATES.index("fibrosis")], -2, 2)
-        hypoxia = np.clip(states[STATES.index("hypoxia")], -2, 2)
+        collagen = np.exp(change * fibrosis)
+        hypoxic = np.exp(change * np.clip(states[STATES.index("hypoxia")], -2, 2))
         inflamed = tissue.domains[DOMAINS.index("immune infiltrate")]
         necrosis = part.debris
         tumour = np.maximum(part.nest, part.duct)
         stroma = np.clip(part.stroma - necrosis - inflamed, 0, 1)
         fat = tissue.domains[DOMAINS.index("adipose tissue")]
         eosin = (
-            stroma * (0.27 + 0.08 * fibrosis) * (1 - 0.75 * fat)
-            + tumour * (0.24 + 0.05 * hypoxia)
+            stroma * 0.26 * collagen * (1 - 0.75 * fat)
+            + tumour * 0.23 * hypoxic
             + part.gland * 0.30
             + inflamed * 0.14 * (1 - tumour)
             + necrosis * 0.40
@@ -111,7 +112,7 @@ class _Maps:
             + part.membrane * 0.22
         )
         haematoxylin = (
-            tumour * (0.15 - 0.03 * hypoxia) + part.gland * 0.10 + inflamed * 0.12 + necrosis * 0.10 + stroma * 0.025
+            tumour * 0.14 / hypoxic + part.gland * 0.10 + inflamed * 0.12 + necrosis * 0.10 + stroma * 0.025
         )
         maps = cls(
             cover=tissue.cover,

@@ -1,0 +1,138 @@
+"""A trained model as its users see it: sections in, embeddings of the shared space out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from triglyph.encoders.base import Modality
+from triglyph.errors import ContractError
+from triglyph.models.alignment import Alignment
+from triglyph.tissue.section import Section
+from triglyph.training.features import encode_rows, encode_section, to_device
+from triglyph.training.release import load_model
+from triglyph.training.run import Run
+
+Embedded = tuple[NDArray[np.float32], NDArray[np.bool_]]
+
+
+class TrainedModel:
+    """A finished run. Open it with `TrainedModel.open`.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    manifest
+        What it was trained on; empty for a model that is not of a run.
+    device
+        Where it encodes.
+    """
+
+    def __init__(self, model: Alignment, manifest: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
+        self.model, self.manifest, self.device = model.to(device).eval(), manifest, device
+        self.fingerprints = {m: model.encoder(m).fingerprint() for m in model.modalities}
+        self._kept: dict[tuple[Path, str], Embedded] = {}
+
+    @classmethod
+    def open(
+        cls, run: Path, *, device: str | torch.device = "cpu", weights: dict[str, Path] | None = None
+    ) -> TrainedModel:
+        """Open a run folder.
+
+        Parameters
+        ----------
+        run
+            The `--out` of `triglyph train`.
+        weights
+            modality -> folder of published weights, for locked encoders that are not where the recipe had them.
+
+        Raises
+        ------
+        StorageError
+            The run is not finished, or the folder is none.
+        WeightsError
+            Its tensors or encoders are not those it was trained with.
+        """
+        folder = Run(Path(run))
+        manifest = folder.manifest()
+        return cls(load_model(folder.model_path, weights=weights), manifest, device=device)
+
+    @property
+    def training_sections(self) -> tuple[str, ...]:
+        """Sections it has seen, validation included: nothing may be claimed on them."""
+        return (*self.manifest.get("training_sections", ()), *self.manifest.get("validation_sections", ()))
+
+    @property
+    def split_name(self) -> str:
+        """The split it was trained on; "" for named sections."""
+        split = self.manifest.get("split")
+        return split["name"] if split else ""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those it reads."""
+        return self.model.modalities
+
+    def pooled(self, section: Section, modality: Modality) -> Embedded:
+        """Output of a tower's encoder, before its head: values (n, dim_in), NaN where absent, and present (n,).
+
+        Of a locked tower it is read from, or added to, `section.embeddings`; of another it is kept in memory.
+        """
+        encoder, fingerprint = self.model.encoder(modality), self.fingerprints[modality]
+        if modality in self.model.locked:
+            encode_section(section, encoder, device=self.device, fingerprint=fingerprint)
+            stored = section.embeddings.read(fingerprint)
+            return np.asarray(stored.values), np.asarray(stored.present)
+        key = (section.path, modality)
+        if key not in self._kept:
+            self._kept[key] = encode_rows(section, encoder, device=self.device)
+        return self._kept[key]
+
+    def embed(self, section: Section, modality: Modality) -> Embedded:
+        """Locations of a section in the shared space.
+
+        Returns
+        -------
+        values
+            (n, D) float32, L2-normalised; NaN where the modality is absent.
+        present
+            (n,)
+        """
+        pooled, present = self.pooled(section, modality)
+        return self.project(modality, pooled, present), present
+
+    def project(
+        self, modality: Modality, pooled: NDArray[np.float32], present: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Pooled features (n, dim_in) as (n, D) of the shared space; NaN where absent."""
+        out = np.full((len(pooled), self.model.config.dim), np.nan, dtype=np.float32)
+        rows = np.flatnonzero(present)
+        with torch.no_grad():
+            for start in range(0, len(rows), 4096):
+                chunk = rows[start : start + 4096]
+                values = torch.from_numpy(np.array(pooled[chunk], dtype=np.float32)).to(self.device)
+                out[chunk] = self.model.embed(modality, values).cpu().numpy()
+        return out
+
+    def embed_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Free text in the shared space, (k, D), L2-normalised.
+
+        Raises
+        ------
+        ContractError
+            The model has no text tower, or a text is blank.
+        """
+        if blank := [i for i, text in enumerate(texts) if not text.strip()]:
+            raise ContractError(f"text {blank[0]} is blank", where="embed_text", mend="give words")
+        encoder = self.model.encoder("text")
+        out = np.empty((len(texts), self.model.config.dim), dtype=np.float32)
+        with torch.no_grad():
+            for start in range(0, len(texts), 64):
+                inputs = to_device(encoder.prepare(texts[start : start + 64]), self.device)
+                out[start : start + 64] = self.model.embed("text", encoder.encode(inputs).pooled).cpu().numpy()
+        return out

@@ -1,0 +1,62 @@
+"""Protocols by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.protocol import Protocol
+from triglyph.bench.retrieval import Retrieval
+from triglyph.bench.ridge_expression import RidgeExpression
+from triglyph.bench.zero_shot import ZeroShot
+from triglyph.errors import RecipeError
+
+PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in (Retrieval, ZeroShot, LinearProbe, RidgeExpression)}
+
+
+def names() -> list[str]:
+    """Names of all protocols."""
+    return list(PROTOCOLS)
+
+
+def protocol(name: str, options: dict[str, Any] | None = None) -> Protocol:
+    """A protocol, with some of its constants set.
+
+    Raises
+    ------
+    RecipeError
+        No such protocol, or no such constant, or a value that does not fit.
+    """
+    if name not in PROTOCOLS:
+        close = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}?" if close else "see `triglyph bench list`"
+        raise RecipeError(f"no protocol is called {name!r}", mend=f"{hint} There are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name].configured(options or {})
+
+
+def parse_options(settings: Iterable[str]) -> dict[str, Any]:
+    """`key=value` strings, values in YAML, as a dict; `a.b=c` sets a key inside another.
+
+    Raises
+    ------
+    RecipeError
+        A string is not of that form.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for text in settings:
+        path, sign, value = text.partition("=")
+        if not sign or not path.strip():
+            raise RecipeError(f"{text!r} is not key=value", mend="write for example n_genes=250")
+        at = options
+        *outer, last = path.strip().split(".")
+        for part in outer:
+            at = at.setdefault(part, {})
+        try:
+            at[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"the value of {path} is not readable: {error}", where=text) from None
+    return options

@@ -1,0 +1,31 @@
+"""What all expression encoders share: whatever the panel and the order of genes, a section is read by gene identity."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+from triglyph.encoders.base import Encoder, Expression, Modality
+from triglyph.errors import ContractError
+
+
+class ExpressionEncoder(Encoder, abc.ABC):
+    """Base of expression encoders."""
+
+    modality: ClassVar[Modality] = "expression"
+
+    @abc.abstractmethod
+    def matched(self, expression: Expression) -> tuple[int, int]:
+        """How many of the encoder's genes a section measured, and how many it knows."""
+
+    def checked(self, raw: Any) -> Expression:
+        """`raw`, if it is an `Expression` whose parts fit together."""
+        if not isinstance(raw, Expression):
+            raise ContractError(f"{self.card.name} reads an Expression, not {type(raw).__name__}")
+        genes = raw.counts.shape[1]
+        if not len(raw.symbols) == len(raw.ensembl_ids) == len(raw.measured) == genes:
+            raise ContractError(
+                f"{genes} columns of counts, {len(raw.symbols)} symbols, {len(raw.ensembl_ids)} Ensembl ids and "
+                f"{len(raw.measured)} marks of measurement"
+            )
+        return raw

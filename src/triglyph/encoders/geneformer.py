@@ -1,0 +1,155 @@
+"""`geneformer-12l-30m`: Geneformer, a BERT over genes in rank order, through transformers.
+
+Theodoris et al., Nature 618:616 (2023); the 12-layer model of the 30 M corpus, with the dictionaries of its
+repository. The embedding is the mean over real tokens of the second-to-last hidden layer, as SpatialWhisperer uses it.
+A published description gives this model 4 attention heads; its `config.json` says 8, and the shapes of its tensors
+fit both, so the file decides: `config.json` is compared with the architecture wherever it is found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
+from triglyph.encoders.bert import bert_name, bert_tower, masked_mean, restore_bert_buffers
+from triglyph.encoders.expression import ExpressionEncoder
+from triglyph.encoders.hub import HubEncoder
+from triglyph.errors import ContractError, WeightsError
+from triglyph.genes.tokens import PAD, RankVocabulary
+
+DEPTH = 12
+_MODEL, _CODE = "geneformer-12L-30M", "geneformer"
+
+
+class Geneformer(ExpressionEncoder, HubEncoder):
+    """Geneformer 12L-30M.
+
+    Parameters
+    ----------
+    max_tokens
+        Longest sequence; at most the 2,048 of pretraining.
+    depth
+        Below 12 it cuts layers off, for tests.
+    """
+
+    card = EncoderCard(
+        name="geneformer-12l-30m",
+        summary="Rank-based transformer over human genes, 12 layers, pretrained on 30 M single-cell transcriptomes.",
+        licence="Apache-2.0",
+        commercial_use=True,
+        citation="Theodoris et al., Nature 618:616 (2023), doi:10.1038/s41586-023-06139-9",
+        homepage="https://huggingface.co/ctheodoris/Geneformer",
+        modality="expression",
+        dim=512,
+        pooling="second-to-last-mean",
+        hub_id="ctheodoris/Geneformer",
+        revision="9d41e7053af8a702003d99305cee01cd34b62ab7",
+        parameters=39_302_144,
+        max_tokens=2048,
+        pretrained_on=("Genecorpus-30M",),
+    )
+    tensor_files = (f"{_MODEL}/pytorch_model.bin", f"{_MODEL}/model.safetensors")
+    extra_files = {  # noqa: RUF012
+        "tokens": (f"{_CODE}/token_dictionary.pkl", "token_dictionary.json", "token_dictionary_gc30M.pkl"),
+        "medians": (
+            f"{_CODE}/gene_median_dictionary.pkl",
+            "gene_median_dictionary.json",
+            "gene_median_dictionary_gc30M.pkl",
+        ),
+    }
+    symbol_files = ("gene_name_id_dict.json", "gene_name_id_dict.pkl", "gene_name_id_dict_gc30M.pkl")
+    """Optional, local: symbol -> Ensembl id, for sections without ids. They lie beside the token dictionary."""
+    config_file = f"{_MODEL}/config.json"
+
+    def __init__(self, *, max_tokens: int = 2048, depth: int = DEPTH) -> None:
+        super().__init__()
+        if not 1 <= max_tokens <= (self.card.max_tokens or 0):
+            raise ContractError(f"{self.card.name} reads 1 to {self.card.max_tokens} tokens, not {max_tokens}")
+        self.max_tokens, self.depth = max_tokens, depth
+        self.vocabulary: RankVocabulary | None = None
+        self.bert = bert_tower(self.architecture(), pooler=False)
+        update: dict[str, Any] = {"max_tokens": max_tokens}
+        if depth != DEPTH:
+            update["parameters"] = sum(p.numel() for p in self.parameters())
+        self.card = type(self).card.model_copy(update=update)
+
+    def architecture(self) -> dict[str, Any]:
+        return {
+            "vocab_size": 25_426,
+            "hidden_size": 512,
+            "num_hidden_layers": self.depth,
+            "num_attention_heads": 8,
+            "intermediate_size": 1024,
+            "hidden_act": "relu",
+            "max_position_embeddings": 2048,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+            "hidden_dropout_prob": 0.02,
+            "attention_probs_dropout_prob": 0.02,
+        }
+
+    def options(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens, "depth": self.depth}
+
+    def tower(self) -> nn.Module:
+        return self.bert
+
+    def canonical(self, name: str) -> str | None:
+        # Fine-tuned releases carry a pooler, which this embedding does not use.
+        return None if name.removeprefix("bert.").startswith("pooler.") else bert_name(name)
+
+    def restore_buffers(self) -> None:
+        restore_bert_buffers(self.bert)
+
+    # ---- the vocabulary
+
+    def read_extra(self, files: dict[str, Path]) -> None:
+        beside = [files["tokens"].with_name(name) for name in self.symbol_files]
+        symbols = next((path for path in beside if path.is_file()), None)
+        self._use(RankVocabulary.read(files["tokens"], files["medians"], symbols), where=files["tokens"])
+
+    def assets(self) -> dict[str, Any]:
+        return {} if self.vocabulary is None else self.vocabulary.to_json()
+
+    def load_assets(self, assets: dict[str, Any]) -> None:
+        if assets:
+            self._use(RankVocabulary.from_json(assets), where="assets")
+
+    def _use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
+        rows = self.architecture()["vocab_size"]
+        if vocabulary.size > rows:
+            raise WeightsError(
+                f"token ids up to {vocabulary.size - 1}, where the model has {rows} tokens",
+                where=where,
+                mend="use the dictionaries of the 30M corpus; those of the 95M corpus belong to other models",
+            )
+        self.vocabulary = vocabulary
+
+    def _known(self) -> RankVocabulary:
+        if self.vocabulary is None:
+            raise ContractError(f"{self.card.name} has no token dictionary yet", mend="load weights, or its assets")
+        return self.vocabulary
+
+    def matched(self, expression: Expression) -> tuple[int, int]:
+        e = self.checked(expression)
+        return self._known().known(e.symbols, e.ensembl_ids, e.measured), len(self._known().tokens)
+
+    # ---- encoding
+
+    def prepare(self, raw: Any) -> Inputs:
+        """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
+        e = self.checked(raw)
+        ids, lengths = self._known().encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=self.max_tokens)
+        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
+        return {"ids": torch.from_numpy(ids), "mask": mask}
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        ids, mask = inputs["ids"], inputs["mask"]
+        # Attention over nothing has no answer; a row without tokens looks at one pad, and is zeroed below.
+        seen = mask | (~mask.any(dim=1, keepdim=True) & (ids == PAD))
+        tokens = self.bert(input_ids=ids, attention_mask=seen, output_hidden_states=True).hidden_states[-2]
+        return Encoded(masked_mean(tokens, mask), tokens, mask)

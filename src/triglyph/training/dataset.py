@@ -1,0 +1,302 @@
+"""Training rows: the locations of a cohort's training sections, and what each tower reads of them.
+
+A locked tower reads its cached output, so its epochs touch no pixel. A tower that learns reads prepared input: all of
+it in memory where it is small, else prepared batch by batch (from `section.windows`, for pixels). Rows that have no
+pair to learn from are left out, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from triglyph.encoders.base import Encoder, Inputs, Modality
+from triglyph.errors import ContractError
+from triglyph.models.base import Batch
+from triglyph.objectives.contrastive import Pair
+from triglyph.training.features import present, raw_chunks
+
+if TYPE_CHECKING:
+    from triglyph.tissue.section import Section
+
+MEMORY_LIMIT = 1 << 30
+"""Bytes of one modality's prepared input that are held in memory; more is prepared anew for every batch."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which locations are trained on, and what they have."""
+
+    sections: tuple[Section, ...]
+    section: NDArray[np.int64]
+    """(n,) position in `sections`"""
+    location: NDArray[np.int64]
+    """(n,) row of that section"""
+    present: dict[Modality, NDArray[np.bool_]]
+    """modality -> (n,)"""
+    left_out: int
+    """Locations that have no pair to learn from."""
+
+    def __len__(self) -> int:
+        return len(self.section)
+
+    @cached_property
+    def groups(self) -> NDArray[np.str_]:
+        """(n,) modalities of each row, joined by `+`."""
+        names = np.full(len(self), "", dtype=object)
+        for modality, here in self.present.items():
+            names[here] = [f"{name}+{modality}" if name else modality for name in names[here]]
+        return names.astype(str)
+
+    @cached_property
+    def captions(self) -> NDArray[np.str_]:
+        """(n,), "" where missing."""
+        found = np.full(len(self), "", dtype=object)
+        for number, section in enumerate(self.sections):
+            mine = self.section == number
+            found[mine] = np.array(section.captions, dtype=object)[self.location[mine]]
+        return found.astype(str)
+
+    def counts(self) -> dict[str, int]:
+        """What is trained on and what is left out, for the manifest and for people."""
+        groups, sizes = np.unique(self.groups, return_counts=True)
+        return {
+            "rows": len(self),
+            "left_out": self.left_out,
+            **{m: int(here.sum()) for m, here in self.present.items()},
+            **{str(g): int(k) for g, k in zip(groups, sizes, strict=True) if "+" in g},
+        }
+
+
+def training_rows(
+    sections: Sequence[Section],
+    modalities: Sequence[Modality],
+    pairs: Mapping[Pair, float],
+    *,
+    held_out: Mapping[str, Sequence[str]] | None = None,
+) -> Rows:
+    """All locations of `sections` that have both modalities of a pair.
+
+    Parameters
+    ----------
+    held_out
+        Section id -> barcodes that a `within-section` split tests on.
+
+    Raises
+    ------
+    ContractError
+        No location has a pair, or a held-out barcode is not in its section.
+    """
+    numbers, locations, left_out = [], [], 0
+    here: dict[Modality, list[NDArray[np.bool_]]] = {m: [] for m in modalities}
+    for number, section in enumerate(sections):
+        has = {m: present(section, m) for m in modalities}
+        usable = np.zeros(section.n_locations, dtype=bool)
+        for (a, b), weight in pairs.items():
+            if weight > 0:
+                usable |= has[_of(modalities, a)] & has[_of(modalities, b)]
+        allowed = ~_held_out(section, (held_out or {}).get(section.id, ()))
+        rows = np.flatnonzero(usable & allowed)
+        left_out += int(allowed.sum()) - len(rows)
+        numbers.append(np.full(len(rows), number))
+        locations.append(rows)
+        for m in modalities:
+            here[m].append(has[m][rows])
+    section_of = np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.int64)
+    if not len(section_of):
+        raise ContractError(
+            f"no location has both of {' or '.join('-'.join(p) for p, w in pairs.items() if w > 0)}",
+            where=f"sections {', '.join(s.id for s in sections) or '(none)'}",
+            mend="train on sections that have both, or on other pairs",
+        )
+    return Rows(
+        tuple(sections),
+        section_of.astype(np.int64),
+        np.concatenate(locations).astype(np.int64),
+        {m: np.concatenate(x) for m, x in here.items()},
+        left_out,
+    )
+
+
+Source = Callable[[NDArray[np.int64]], Inputs]
+"""Dataset rows, all of which have the modality -> tensors whose first axis is those rows."""
+
+
+class Locations(Dataset[Batch]):
+    """Batches as `triglyph.models.base` defines them, from arrays of dataset rows.
+
+    Parameters
+    ----------
+    rows
+        What is there.
+    encoders
+        One per modality.
+    cached
+        modality -> fingerprint, of towers whose output is read from `section.embeddings`.
+    """
+
+    def __init__(self, rows: Rows, encoders: Mapping[Modality, Encoder], *, cached: Mapping[Modality, str]) -> None:
+        self.rows = rows
+        self.cached = dict(cached)
+        self.caption_keys = _keys(rows.captions) if "text" in rows.present else None
+        self.sources: dict[Modality, Source] = {
+            m: _features(rows, m, cached[m]) if m in cached else _prepared(rows, encoders[m]) for m in rows.present
+        }
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> Batch:
+        rows = np.asarray(index, dtype=np.int64)
+        batch: Batch = {
+            "n": len(rows),
+            "index": torch.from_numpy(rows.copy()),
+            "section": torch.from_numpy(self.rows.section[rows]),
+        }
+        if self.caption_keys is not None:
+            batch["duplicates"] = {"text": torch.from_numpy(self.caption_keys[rows])}
+        for modality, source in self.sources.items():
+            positions = np.flatnonzero(self.rows.present[modality][rows])
+            if not len(positions):
+                continue
+            wanted = rows[positions]
+            entry: dict[str, Any] = {"rows": torch.from_numpy(positions)}
+            if modality == "text" and modality not in self.cached and self.caption_keys is not None:
+                _, first, copies = np.unique(self.caption_keys[wanted], return_index=True, return_inverse=True)
+                entry["copies"] = torch.from_numpy(copies.reshape(-1))
+                wanted = wanted[first]
+            batch[modality] = {**entry, **source(wanted)}
+        return batch
+
+    def features(self, modality: Modality) -> NDArray[np.float32]:
+        """(k, dim) cached output of a locked tower for all rows that have the modality."""
+        if modality not in self.cached:
+            raise ContractError(f"the {modality} tower learns, so its output is not cached", where="Locations.features")
+        return self.sources[modality](np.flatnonzero(self.rows.present[modality]))["features"].numpy()
+
+
+class _Features(NamedTuple):
+    """Cached output, memory-mapped section by section."""
+
+    rows: Rows
+    values: tuple[NDArray[np.float32], ...]
+
+    def __call__(self, rows: NDArray[np.int64]) -> Inputs:
+        out = np.empty((len(rows), self.values[0].shape[1]), dtype=np.float32)
+        for number, at in _by_section(self.rows, rows):
+            out[at] = self.values[number][self.rows.location[rows[at]]]
+        return {"features": torch.from_numpy(out)}
+
+
+class _Held(NamedTuple):
+    """Prepared input in memory; `place` (n,) is where a dataset row lies in it."""
+
+    inputs: Inputs
+    place: NDArray[np.int64]
+
+    def __call__(self, rows: NDArray[np.int64]) -> Inputs:
+        at = torch.from_numpy(self.place[rows])
+        return {name: tensor[at] for name, tensor in self.inputs.items()}
+
+
+class _Fresh(NamedTuple):
+    """Input prepared when it is asked for."""
+
+    rows: Rows
+    encoder: Encoder
+
+    def __call__(self, rows: NDArray[np.int64]) -> Inputs:
+        pieces, order = [], []
+        for number, at in _by_section(self.rows, rows):
+            locations = self.rows.location[rows[at]]
+            back = {int(location): int(i) for location, i in zip(locations, at, strict=True)}
+            unique = np.array(sorted(back))
+            for chunk, raw in raw_chunks(self.rows.sections[number], self.encoder.card, unique, size=len(unique)):
+                pieces.append(self.encoder.prepare(raw))
+                order.extend(back[int(location)] for location in chunk)
+        found = concat_inputs(pieces)
+        place = torch.empty(len(order), dtype=torch.long)
+        place[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
+        return {name: tensor[place] for name, tensor in found.items()}
+
+
+def concat_inputs(pieces: Sequence[Inputs]) -> Inputs:
+    """Prepared inputs one after the other; shorter token axes are padded with 0, which every encoder masks."""
+    out: Inputs = {}
+    for name in pieces[0]:
+        tensors = [piece[name] for piece in pieces]
+        shape = tuple(max(t.shape[axis] for t in tensors) for axis in range(1, tensors[0].ndim))
+        out[name] = torch.cat([_pad_to(t, shape) for t in tensors])
+    return out
+
+
+def _pad_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape[1:]) == shape:
+        return tensor
+    padded = tensor.new_zeros(len(tensor), *shape)
+    padded[(slice(None), *(slice(k) for k in tensor.shape[1:]))] = tensor
+    return padded
+
+
+def _features(rows: Rows, modality: Modality, fingerprint: str) -> Source:
+    values = []
+    for number, section in enumerate(rows.sections):
+        stored = section.embeddings.read(fingerprint)
+        wanted = rows.location[(rows.section == number) & rows.present[modality]]
+        if not stored.present[wanted].all():
+            raise ContractError(
+                f"the cached {modality} features lack {int((~stored.present[wanted]).sum())} locations that have it",
+                where=f"section {section.id}, embeddings/{fingerprint}",
+                mend="remove that folder and run again",
+            )
+        values.append(stored.values)
+    return _Features(rows, tuple(values))
+
+
+def _prepared(rows: Rows, encoder: Encoder) -> Source:
+    """Held in memory if it fits, by the size of a first chunk."""
+    fresh = _Fresh(rows, encoder)
+    wanted = np.flatnonzero(rows.present[encoder.card.modality])
+    if not len(wanted):
+        return fresh
+    sample = fresh(wanted[: min(32, len(wanted))])
+    per_row = sum(t.nbytes for t in sample.values()) / min(32, len(wanted))
+    if per_row * len(wanted) > MEMORY_LIMIT:
+        return fresh
+    place = np.full(len(rows), -1, dtype=np.int64)
+    place[wanted] = np.arange(len(wanted))
+    return _Held(concat_inputs([fresh(wanted[i : i + 1024]) for i in range(0, len(wanted), 1024)]), place)
+
+
+def _by_section(rows: Rows, wanted: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
+    """Section number -> positions of `wanted` that lie in it."""
+    of = rows.section[wanted]
+    return [(int(number), np.flatnonzero(of == number)) for number in np.unique(of)]
+
+
+def _keys(captions: NDArray[np.str_]) -> NDArray[np.int64]:
+    """(n,) equal for equal captions."""
+    return np.unique(captions, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _of(modalities: Sequence[Modality], name: str) -> Modality:
+    return next(m for m in modalities if m == name)
+
+
+def _held_out(section: Section, barcodes: Sequence[str]) -> NDArray[np.bool_]:
+    names = section.table.obs_names.astype(str)
+    if unknown := sorted(set(barcodes) - set(names)):
+        raise ContractError(
+            f"{len(unknown)} held-out barcodes are not in the section, the first {unknown[0]!r}",
+            where=f"section {section.id}",
+            mend="make the split again for this cohort",
+        )
+    return np.isin(names, list(barcodes))
