@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_gives_others():
 
 
 def test_blocks_are_squares_of_tissue_and_hold_every_location_once():
-    xy = np.random.default_rng(0).uniform(0, 2000, (500, 2)) + [1e5, -300]
+    xy = np.random.default_rng(0).uniform(0, 2000, (500, 2)) + np.array([1e5, -300.0])
     blocks = spatial_blocks(xy, side_um=500)
     assert sorted(set(blocks)) == list(range(16))
     for b in range(16):
@@ -106,7 +106,9 @@ def test_interval_of_many_patients_covers_the_truth_nearly_nominally():
     hits = 0
     for i in range(300):
         values = rng.normal(size=20)
-        ci = interval(Resamples(np.arange(20), n_boot=400, seed=i).mean(values)[:, 0], unit="patient", n_units=20, min_units=6)
+        ci = interval(
+            Resamples(np.arange(20), n_boot=400, seed=i).mean(values)[:, 0], unit="patient", n_units=20, min_units=6
+        )
         hits += ci.low <= 0 <= ci.high
     assert 0.88 <= hits / 300 <= 0.97
 

@@ -98,9 +98,7 @@ def test_log1p_cp10k_equals_its_formula_and_keeps_empty_locations_empty():
 
 
 def test_counts_given_twice_for_one_entry_are_added_before_the_log():
-    twice = sp.csr_matrix(
-        (np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 2)
-    )
+    twice = sp.csr_matrix((np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 2))
     np.testing.assert_allclose(log1p_cp10k(twice).toarray(), np.log1p([[5e3, 5e3]]))
 
 

@@ -93,9 +93,7 @@ def test_chance_of_one_right_answer_is_k_over_n():
 
 def test_random_embeddings_reach_chance_and_no_more():
     rng = np.random.default_rng(0)
-    found = [
-        recall_at(match_ranks(rng.normal(size=(200, 16)), rng.normal(size=(200, 16))), 10) for _ in range(50)
-    ]
+    found = [recall_at(match_ranks(rng.normal(size=(200, 16)), rng.normal(size=(200, 16))), 10) for _ in range(50)]
     assert np.mean(found) == pytest.approx(0.05, abs=0.008)
 
 

@@ -8,6 +8,7 @@ training.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from triglyph.metrics.retrieval import unit_rows
 Bools = NDArray[np.bool_]
 
 
-class _Features:
+class Features(abc.ABC):
     """An embedder that is features of one modality: `embed` and `pooled` are the same, and there are no words."""
 
     modality: str = "image"
@@ -39,7 +40,7 @@ class _Features:
         """(n, dim) features and which locations have them."""
         if modality != self.modality:
             raise ContractError(f"these are {self.modality} features, not {modality}", where=type(self).__name__)
-        return self._features(section)
+        return self.features(section)
 
     def embed(self, section: Any, modality: Any) -> tuple[Array, Bools]:
         """As `pooled`."""
@@ -49,37 +50,38 @@ class _Features:
         """Refused: features have no words."""
         raise ContractError(f"{type(self).__name__} cannot read text", mend="judge a model with a text tower")
 
-    def _features(self, section: SectionLike) -> tuple[Array, Bools]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def features(self, section: Any) -> tuple[Array, Bools]:
+        """(n, dim) and which of the n locations have them."""
 
 
 @dataclass(frozen=True)
-class StoredFeatures(_Features):
+class StoredFeatures(Features):
     """What a frozen encoder left in `section.embeddings`."""
 
     fingerprint: str
     modality: str = "image"
 
-    def _features(self, section: Any) -> tuple[Array, Bools]:
+    def features(self, section: Any) -> tuple[Array, Bools]:
         stored = section.embeddings.read(self.fingerprint)
         return stored.values, stored.present
 
 
 @dataclass(frozen=True)
-class Columns(_Features):
+class Columns(Features):
     """Some columns of other features; column 0 of `stain-texture` is the mean of haematoxylin."""
 
     source: Embedder
     columns: tuple[int, ...]
     modality: str = "image"
 
-    def _features(self, section: SectionLike) -> tuple[Array, Bools]:
+    def features(self, section: SectionLike) -> tuple[Array, Bools]:
         values, present = self.source.pooled(section, self.modality)
         return np.asarray(values)[:, list(self.columns)], present
 
 
 @dataclass(frozen=True)
-class Position(_Features):
+class Position(Features):
     """Polynomials of a location's place, z-scored within its section: what merely knowing where would give.
 
     Sections are not rotated onto each other; where they lie differently on their slides this is a weak baseline, and
@@ -89,7 +91,7 @@ class Position(_Features):
     degree: int = 4
     modality: str = "image"
 
-    def _features(self, section: SectionLike) -> tuple[Array, Bools]:
+    def features(self, section: SectionLike) -> tuple[Array, Bools]:
         xy = np.asarray(section.centres_um, dtype=np.float64)
         spread = xy.std(axis=0)
         x, y = ((xy - xy.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).T
@@ -98,24 +100,24 @@ class Position(_Features):
 
 
 @dataclass(frozen=True)
-class Depth(_Features):
+class Depth(Features):
     """log1p of a location's total count: what sequencing depth alone would give. It reads the test counts."""
 
     modality: str = "image"
 
-    def _features(self, section: SectionLike) -> tuple[Array, Bools]:
+    def features(self, section: SectionLike) -> tuple[Array, Bools]:
         counts, _, _, measured = section.expression()
         total = np.asarray(counts[:, np.flatnonzero(measured)].sum(axis=1)).ravel()
         return np.log1p(total)[:, None], total > 0
 
 
 @dataclass(frozen=True)
-class Constant(_Features):
+class Constant(Features):
     """Nothing at all: ridge then predicts every gene's training mean."""
 
     modality: str = "image"
 
-    def _features(self, section: SectionLike) -> tuple[Array, Bools]:
+    def features(self, section: SectionLike) -> tuple[Array, Bools]:
         n = len(section.centres_um)
         return np.zeros((n, 1)), np.ones(n, dtype=bool)
 

@@ -143,9 +143,7 @@ def _macro(
     return out
 
 
-def _pooled(
-    rows: Rows, scored: Sequence[Scored], classes: Sequence[str], direction: str, level: Level
-) -> list[Result]:
+def _pooled(rows: Rows, scored: Sequence[Scored], classes: Sequence[str], direction: str, level: Level) -> list[Result]:
     scores = np.concatenate([s.scores for s in scored])
     truth = np.concatenate([s.truth for s in scored])
     values = auroc(scores, truth)

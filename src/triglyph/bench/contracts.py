@@ -82,6 +82,8 @@ class Subject:
     seed: int | None = None
     transductive: tuple[str, ...] = ()
     """What of it saw the test set, in words."""
+    training_patients: tuple[str, ...] = ()
+    """People it was fitted on who may not be in the cohort that it is judged on."""
     compat: str = ""
 
 
@@ -137,7 +139,7 @@ class Trial:
                 where=f"split {self.split!r}, fold {self.fold or '0'}",
                 mend="test on sections that were held out, or train on this split",
             )
-        people = {self.patients[s] for s in seen if s in self.patients}
+        people = {self.patients[s] for s in seen if s in self.patients} | set(subject.training_patients)
         return "within-patient" if section.patient in people else "patient"
 
     def levels(self, subject: Subject) -> dict[str, Level]:
@@ -151,9 +153,9 @@ class Trial:
         if not self.test:
             raise SplitError("no section to test on", where=f"split {self.split!r}")
         foreign = sorted(set(subject.source.training_sections) - set(self.patients))
-        if foreign:
+        if foreign and not subject.training_patients:
             log.warning(
-                "%s was trained on sections that this cohort has not (%s): they are taken for other patients",
+                "%s was trained on sections that this cohort has not (%s); their patients are not known",
                 subject.name,
                 ", ".join(foreign[:8]),
             )

@@ -89,18 +89,28 @@ class ShuffledRefits:
         The model that is judged.
     trial
         Its training sections are those whose pairs are shuffled.
-    epochs, lr, batch_size
+    epochs, lr, batch_size, weight_decay
         As the model itself was trained, so that the null had the same chance to learn.
     """
 
-    def __init__(self, trained: TrainedModel, trial: Trial, *, epochs: int, lr: float, batch_size: int) -> None:
+    def __init__(
+        self,
+        trained: TrainedModel,
+        trial: Trial,
+        *,
+        epochs: int = 10,
+        lr: float = 1e-3,
+        batch_size: int = 256,
+        weight_decay: float = 0.0,
+    ) -> None:
         self.cache = PooledCache(trained)
-        self.trial, self.epochs, self.lr, self.batch_size = trial, epochs, lr, batch_size
+        self.trial, self.epochs, self.lr = trial, epochs, lr
+        self.batch_size, self.weight_decay = batch_size, weight_decay
         if not trial.train:
             raise ContractError("no training section to shuffle the pairs of", where=f"split {trial.split!r}")
-        self.features = {m: self._stacked(trial.train, m) for m in trained.modalities}
+        self.features: dict[str, tuple[Array, Bools]] = {m: self._stacked(trial.train, m) for m in trained.modalities}
         captions = [c.strip() for s in trial.train for c in s.captions]
-        self.duplicates = np.unique(np.array(captions), return_inverse=True)[1].astype(np.int64)
+        self.duplicates = np.unique(np.array(captions), return_inverse=True)[1]
 
     def _stacked(self, sections: Sequence[SectionLike], modality: str) -> tuple[Array, Bools]:
         parts = [self.cache.section(s, modality) for s in sections]
@@ -116,7 +126,8 @@ class ShuffledRefits:
             epochs=self.epochs,
             lr=self.lr,
             batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
             shuffle_pairs=True,
-            duplicates={"text": self.duplicates} if "text" in self.features else None,
+            duplicates=self.duplicates,
         )
         return Refitted(self.cache, heads, training_sections=[s.id for s in self.trial.train])

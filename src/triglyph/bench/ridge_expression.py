@@ -92,9 +92,7 @@ class RidgeExpression(Protocol):
                 for metric, measure in self._section(rows, section, kept, ridge(features), truth).items():
                     found.setdefault(metric, {})[section.id] = measure
         direction = f"{self.modality}->expression"
-        return [
-            row for metric, of in found.items() for row in rows.per_section(of, metric=metric, direction=direction)
-        ]
+        return [row for metric, of in found.items() for row in rows.per_section(of, metric=metric, direction=direction)]
 
     @staticmethod
     def _section(

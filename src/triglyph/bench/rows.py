@@ -196,9 +196,12 @@ class Rows:
 def _block_interval(groups: Sequence[Sequence[Measure]]) -> Interval | None:
     """Of the mean over groups of the mean over a group's sections, each section drawn by its own blocks."""
     flat = [m for group in groups for m in group]
-    if any(m.draws is None or m.n_blocks < MIN_BLOCKS for m in flat):
+    if any(m.n_blocks < MIN_BLOCKS for m in flat):
         return None
-    draws = nan_mean([nan_mean([m.draws for m in group], axis=0) for group in groups], axis=0)
+    drawn = [[m.draws for m in group if m.draws is not None] for group in groups]
+    if sum(map(len, drawn)) < len(flat):
+        return None
+    draws = nan_mean([nan_mean(group, axis=0) for group in drawn], axis=0)
     return interval(draws, unit=BLOCK, n_units=sum(m.n_blocks for m in flat), min_units=MIN_BLOCKS)
 
 

@@ -35,7 +35,9 @@ def applicable(source: Embedder, trial: Trial) -> list[Protocol]:
     return out
 
 
-def baselines(protocol: Protocol, trial: Trial, *, modalities: Sequence[str], stain_texture: Embedder | None) -> list[Subject]:
+def baselines(
+    protocol: Protocol, trial: Trial, *, modalities: Sequence[str], stain_texture: Embedder | None
+) -> list[Subject]:
     """The baselines that a protocol's table has.
 
     Parameters

@@ -1,7 +1,8 @@
-"""Rows of many runs as one table: a line per quantity, a column per model, in Markdown or for the screen.
+"""Rows of many runs as tables: one for each task, a line per quantity, a column per model.
 
 Only values of one quantity stand in one line: the same task, protocol (with its digest), direction, metric,
-aggregation, group, level, split and fold. Refits of a null are shown by their two summaries.
+aggregation, group, level, split and fold. Refits of a null are shown by their two summaries, and a method's value is
+starred where it is better than the 95th percentile of its null.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from triglyph.bench.null import LOWER_IS_BETTER, NULL, Key, key
+from triglyph.bench.null import LOWER_IS_BETTER, NULL, NULL_HIGH, Key, key
 from triglyph.metrics.result import Result
 
 _ORDER = {"method": 0, "baseline": 1, "control": 2, "ceiling": 3}
@@ -23,48 +24,61 @@ class Line:
     """Any row of it, for what they share."""
     values: dict[str, Result] = field(default_factory=dict)
 
+    def starred(self, model: str) -> bool:
+        """Whether a method's value is better than the 95th percentile of its null."""
+        row = self.values.get(model)
+        nulls = [r.value for name, r in self.values.items() if name.split(" @ ")[0] == NULL_HIGH]
+        if row is None or row.role != "method" or row.value is None or not nulls:
+            return False
+        lower = row.metric in LOWER_IS_BETTER
+        return all(n is not None and (row.value < n if lower else row.value > n) for n in nulls)
+
 
 @dataclass(frozen=True)
 class Table:
-    """Lines, and the models in the order of their columns."""
+    """The lines of one task, and the models in the order of their columns."""
 
+    task: str
     models: tuple[str, ...]
     lines: tuple[Line, ...]
 
     def header(self) -> list[str]:
         """Names of the columns."""
-        return ["task", "direction", "metric", "aggregation", "group", "level", "chance", *self.models]
+        return ["direction", "metric", "over", "level", "chance", *self.models]
 
     def cells(self, line: Line) -> list[str]:
         """One line as text."""
         r = line.row
-        better = "↓" if r.metric in LOWER_IS_BETTER else ""
+        metric = f"{r.metric} ↓" if r.metric in LOWER_IS_BETTER else r.metric
+        over = r.aggregation if r.group == "all" else f"patient {r.group}"
+        where = f"{r.level}, fold {r.fold}" if r.fold else r.level
         chance = "–" if r.chance is None else f"{r.chance:.3f}"
-        fixed = [r.task, r.direction, f"{r.metric}{better}", r.aggregation, r.group, r.level, chance]
-        return [*fixed, *(show(line.values.get(model)) for model in self.models)]
-
-    def markdown(self) -> str:
-        """The table in Markdown, with a note for each kind of interval and of what saw the test set."""
-        rows = [self.header(), *(self.cells(line) for line in self.lines)]
-        text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        text.insert(1, "|" + " --- |" * len(rows[0]))
-        return "\n".join([*text, "", *self.notes()]) + "\n"
+        values = [show(line.values.get(m)) + ("*" if line.starred(m) else "") for m in self.models]
+        return [r.direction, metric, over, where, chance, *values]
 
     def notes(self) -> list[str]:
         """What a reader must know of the numbers."""
         shown = [r for line in self.lines for r in line.values.values()]
-        notes = [f"- protocol {stamp}" for stamp in sorted({r.protocol for r in shown})]
-        notes += [f"- brackets: 95 % bootstrap over {u}s" for u in sorted({r.ci_unit for r in shown} - {""})]
-        marked = sorted({(r.model, note) for r in shown for note in r.transductive})
-        notes += [f"- † {model}: {note}" for model, note in marked]
-        levels = {r.level for r in shown}
-        if levels - {"patient"}:
-            notes.append("- only level `patient` supports a claim about unseen patients")
+        notes = [f"protocol {stamp}, split {split}" for stamp, split in sorted({(r.protocol, r.split) for r in shown})]
+        notes += [
+            f"brackets: 95 % bootstrap over {_PLURAL[u]}" for u in sorted({r.ci_unit for r in shown} & {*_PLURAL})
+        ]
+        if any(line.starred(m) for line in self.lines for m in self.models):
+            notes.append("* better than the 95th percentile of its null")
+        marked = sorted(
+            {(model, note) for line in self.lines for model, r in line.values.items() for note in r.transductive}
+        )
+        notes += [f"† {model}: {note}" for model, note in marked]
+        if {r.level for r in shown} - {"patient"}:
+            notes.append("only level `patient` supports a claim about unseen patients")
         return notes
 
 
+_PLURAL = {"patient": "patients", "spatial-block": "spatial blocks"}
+
+
 def show(row: Result | None) -> str:
-    """A value with its interval: `0.43 [0.38, 0.47]`; `undefined` where it is, `–` where nothing was measured."""
+    """A value with its interval: `0.430 [0.380, 0.470]`; `undefined` where it is, `–` where nothing was measured."""
     if row is None:
         return "–"
     if row.value is None:
@@ -75,23 +89,30 @@ def show(row: Result | None) -> str:
     return f"{row.value:.3f}{mark} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
 
-def tabulate(results: Iterable[Result], *, aggregations: Sequence[str] | None = None) -> Table:
-    """Rows over everything (`group="all"`) and of every patient, side by side.
-
-    Parameters
-    ----------
-    aggregations
-        Those to show; None shows all.
-    """
-    lines: dict[Key, Line] = {}
-    models: dict[str, int] = {}
+def tabulate(results: Iterable[Result]) -> list[Table]:
+    """Rows over everything (`group="all"`) and of every patient, side by side, one table for each task."""
+    tasks: dict[str, tuple[dict[Key, Line], dict[str, int]]] = {}
     for row in results:
-        whole = row.group == "all" or row.aggregation == "per-patient"
-        if row.model == NULL or not whole or (aggregations is not None and row.aggregation not in aggregations):
+        if row.model == NULL or not (row.group == "all" or row.aggregation == "per-patient"):
             continue
+        lines, models = tasks.setdefault(row.task, ({}, {}))
         lines.setdefault(key(row), Line(row)).values[row.model] = row
         models.setdefault(row.model, _ORDER[row.role])
-    return Table(tuple(sorted(models, key=lambda m: models[m])), tuple(lines.values()))
+    return [
+        Table(task, tuple(sorted(models, key=lambda m: models[m])), tuple(lines.values()))
+        for task, (lines, models) in tasks.items()
+    ]
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """All tables with their notes, in Markdown."""
+    parts = []
+    for table in tables:
+        rows = [table.header(), *(table.cells(line) for line in table.lines)]
+        text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        text.insert(1, "|" + " --- |" * len(rows[0]))
+        parts.append("\n".join([f"## {table.task}", "", *text, "", *(f"- {note}" for note in table.notes())]))
+    return "\n\n".join(parts) + "\n"
 
 
 def merge(runs: Mapping[str, Sequence[Result]]) -> list[Result]:

@@ -100,7 +100,7 @@ class ZeroShot(Protocol):
             raise ContractError(
                 "no test section has labels", where=f"split {trial.split!r}", mend="add a column `label` to the tables"
             )
-        prompts = self.prompts or Prompts(classes={name: () for name in there})
+        prompts = self.prompts or Prompts(classes=dict.fromkeys(there, ()))
         classes = sorted(prompts.classes)
         if not set(classes) & set(there):
             raise ContractError(

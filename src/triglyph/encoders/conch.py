@@ -1,12 +1,11 @@
 """`conch`: the image tower of CONCH (Lu et al., Nature Medicine 30:863, 2024), a CoCa ViT-B/16 at 448 pixels.
 
-Built from what is public: a plain ViT-B/16, then attentional poolers whose learnt queries read its tokens. The first
-has one query and gives the 512-d embedding (`embedding="pooled"`, what its authors use for probes), which a matrix
-maps into the space shared with text (`"projected"`, for retrieval against CONCH's own text tower). The second has 256
-queries of 768 dimensions, made for captioning; they are the tokens here.
+Built from what is public: a plain ViT-B/16, then an attentional pooler with one learnt query that reads its tokens and
+gives the 512-d embedding (`embedding="pooled"`, what its authors use for probes), which a matrix maps into the space
+shared with text (`"projected"`, for retrieval against CONCH's own text tower).
 
-A published checkpoint holds the whole CoCa. Its image tower loads in full and strictly; its text tower, caption
-decoder and temperature are left out, and CONCH's own vocabulary is not needed.
+A published checkpoint holds the whole CoCa. What gives the embedding loads strictly; the pooler of 256 queries made for
+captioning, the text tower, the caption decoder and the temperature are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from triglyph.encoders.image import ImageEncoder
 from triglyph.errors import RecipeError
 
 DEPTH, WIDTH = 12, 768
-_OTHER_PARTS = ("text.", "text_decoder.", "logit_scale")
+_OTHER_PARTS = ("text.", "text_decoder.", "logit_scale", "visual.attn_pool_caption.", "visual.ln_caption.")
 
 
 class AttentionalPooler(nn.Module):
@@ -62,8 +61,6 @@ class _Visual(nn.Module):
         self.attn_pool_contrast = AttentionalPooler(dim=512, width=WIDTH, queries=1)
         self.ln_contrast = nn.LayerNorm(512)
         self.proj_contrast = nn.Parameter(torch.randn(512, 512) * WIDTH**-0.5)
-        self.attn_pool_caption = AttentionalPooler(dim=WIDTH, width=WIDTH, queries=256)
-        self.ln_caption = nn.LayerNorm(WIDTH)
 
 
 class ConchImage(ImageEncoder, HubEncoder):
@@ -81,7 +78,7 @@ class ConchImage(ImageEncoder, HubEncoder):
         name="conch",
         summary=(
             "Image tower of the vision-language model CONCH, ViT-B/16 at 448 px with an attentional pooler. "
-            "Loads the image tower of the published checkpoint; its text tower is not built."
+            "Loads the image embedding of the published checkpoint; its text tower and caption decoder are not built."
         ),
         licence="CC-BY-NC-ND-4.0",
         commercial_use=False,
@@ -92,7 +89,7 @@ class ConchImage(ImageEncoder, HubEncoder):
         pooling="attention",
         hub_id="MahmoodLab/CONCH",
         gated=True,
-        parameters=90_392_832,
+        parameters=87_829_248,
         input_px=448,
         mpp=0.5,
         mean=(0.48145466, 0.4578275, 0.40821073),
@@ -127,5 +124,5 @@ class ConchImage(ImageEncoder, HubEncoder):
         pooled = v.ln_contrast(v.attn_pool_contrast(features)[:, 0])
         if self.embedding == "projected":
             pooled = pooled @ v.proj_contrast
-        tokens = v.ln_caption(v.attn_pool_caption(features))
+        tokens = features[:, 1:]
         return Encoded(pooled, tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))

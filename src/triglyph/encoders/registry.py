@@ -75,10 +75,10 @@ def card(name: str) -> EncoderCard:
     return encoder_class(name).card
 
 
-def options(name: str) -> dict[str, Any]:
+def default_options(name: str) -> dict[str, Any]:
     """The options of an encoder and their defaults."""
-    parameters = inspect.signature(encoder_class(name).__init__).parameters
-    return {p.name: p.default for p in parameters.values() if p.name != "self"}
+    parameters = inspect.signature(encoder_class(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def availability(name: str) -> str:
@@ -114,7 +114,7 @@ def build(name: str, *, weights: Path | None = None, random_init: bool = False, 
         Weights are absent, gated, or do not fit the architecture.
     """
     cls = encoder_class(name)
-    known = list(inspect.signature(cls.__init__).parameters)[1:]
+    known = default_options(name)
     if unknown := sorted(set(options) - set(known)):
         raise RecipeError(
             f"{name} has no option {', '.join(map(repr, unknown))}", mend=f"options: {', '.join(known) or 'none'}"

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from triglyph.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -55,6 +55,8 @@ class WordPiece:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids (n, length) and mask (n, length), padded to the longest text."""
+        import torch
+
         rows = [self._tokenizer.encode(text).ids for text in texts]
         length = max((len(r) for r in rows), default=1)
         ids = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)

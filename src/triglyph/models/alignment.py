@@ -34,8 +34,8 @@ class TemperatureConfig(Frozen):
     """The learnt logit scale."""
 
     share: Literal["shared", "per-pair"] = "shared"
-    init: float = Field(INIT_TEMPERATURE, gt=0)
-    max_scale: float | None = Field(100.0, gt=0)
+    init: float = Field(default=INIT_TEMPERATURE, gt=0)
+    max_scale: float | None = Field(default=100.0, gt=0)
     """None never clamps, as the release of SpatialWhisperer."""
 
 
@@ -46,7 +46,7 @@ class AlignmentConfig(Frozen):
     """A tower set to null is taken out, so that a recipe can be cut down from the command line."""
     pairs: dict[str, float]
     """`image-expression`, ... -> weight; 0 or null takes a pair out."""
-    dim: int = Field(256, ge=1)
+    dim: int = Field(default=256, ge=1)
     """Width of the shared space."""
     head: HeadConfig = HeadConfig()
     temperature: TemperatureConfig = TemperatureConfig()
@@ -66,7 +66,7 @@ class AlignmentConfig(Frozen):
                 raise ValueError(f"{name!r} is not a pair of two of {', '.join(MODALITIES)}, joined by '-'")
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"the weight of {name} is {weight:g}; it must be 0 or more")
-            ordered = "-".join(sorted(parts, key=MODALITIES.index))  # type: ignore[arg-type]
+            ordered = "-".join(sorted(parts, key=MODALITIES.index))
             if ordered in pairs:
                 raise ValueError(f"{ordered} is given twice")
             pairs[ordered] = weight
@@ -87,6 +87,11 @@ class AlignmentConfig(Frozen):
     def active_pairs(self) -> dict[Pair, float]:
         """(a, b) -> weight, of pairs that are trained."""
         return {(n.split("-")[0], n.split("-")[1]): w for n, w in self.pairs.items() if w > 0}
+
+    @property
+    def locked(self) -> tuple[Modality, ...]:
+        """Those whose encoder never changes."""
+        return tuple(m for m in self.modalities if self.towers[m].mode == "locked")
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -125,7 +130,7 @@ class Alignment(nn.Module):
         self.heads_only = False
         """During the frozen warm-up: towers stay as they are, heads learn."""
         for modality in self.locked:
-            self.encoders[modality].requires_grad_(False)
+            self.encoders[modality].requires_grad_(requires_grad=False)
 
     # ---- what is what
 
@@ -137,7 +142,7 @@ class Alignment(nn.Module):
     @property
     def locked(self) -> tuple[Modality, ...]:
         """Those whose encoder never changes."""
-        return tuple(m for m in self.modalities if self.config.towers[m].mode == "locked")
+        return self.config.locked
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of a modality."""
@@ -199,9 +204,9 @@ class Alignment(nn.Module):
         ContractError
             No pair has two rows.
         """
-        entries = {m: batch[m] for m in self.modalities if m in batch and len(batch[m]["rows"])}
-        embeddings = {m: self.embed(m, self.pooled(m, entry)) for m, entry in entries.items()}
-        rows = {m: entry["rows"] for m, entry in entries.items()}
+        entries: dict[str, Any] = {m: batch[m] for m in self.modalities if m in batch and len(batch[m]["rows"])}
+        embeddings: dict[str, Tensor] = {m: self.embed(m, self.pooled(m, entry)) for m, entry in entries.items()}
+        rows: dict[str, Tensor] = {m: entry["rows"] for m, entry in entries.items()}
         # A location drawn twice is no negative of itself; nor are the owners of one caption, where text takes part.
         keys = {"": batch["index"], **batch.get("duplicates", {})}
         everywhere, every_row = embeddings, rows

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,7 +53,7 @@ class Temperature(nn.Module):
             with torch.no_grad():
                 self.log_scale.clamp_(max=math.log(self.max_scale))
         scale = self.log_scale[self.names.index(pair) if self.names else 0].exp()
-        return scale if self.max_scale is None else scale.clamp(max=self.max_scale)
+        return scale if self.max_scale is None or self.training else scale.clamp(max=self.max_scale)
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, *, duplicates: Sequence[Tensor] = ()) -> Tensor:
@@ -81,7 +80,7 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, *, duplicates: Sequenc
         same = torch.zeros_like(logits, dtype=torch.bool)
         for key in duplicates:
             same |= key[:, None] == key[None, :]
-        same.fill_diagonal_(False)
+        same.fill_diagonal_(0)
         logits = logits.masked_fill(same, -torch.inf)
         target = torch.arange(len(a), device=a.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -86,4 +86,5 @@ def _gather_padded(x: Tensor, lengths: list[int]) -> list[Tensor]:
     if torch.is_grad_enabled() and not x.requires_grad:
         # Backward is a collective too: a process without rows must take part in it.
         x = x.detach().requires_grad_()
-    return [f[:k] for f, k in zip(all_gather(_padded(x, max(lengths))), lengths, strict=True)]
+    found = all_gather(_padded(x, max(lengths)))  # type: ignore[no-untyped-call]
+    return [f[:k] for f, k in zip(found, lengths, strict=True)]

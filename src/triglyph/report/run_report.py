@@ -103,11 +103,10 @@ def curves(log: Path) -> dict[str, tuple[list[float], list[float]]]:
     found: dict[str, tuple[list[float], list[float]]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         row: dict[str, Any] = json.loads(line)
-        for name, value in row.items():
-            if name.startswith("loss/"):
-                steps, values = found.setdefault(name.removeprefix("loss/"), ([], []))
-                steps.append(row["step"])
-                values.append(value)
+        for name, value in row["loss"].items():
+            steps, values = found.setdefault(name, ([], []))
+            steps.append(row["step"])
+            values.append(value)
     return found
 
 

@@ -116,9 +116,7 @@ def halve(pixels: Pixels) -> Pixels:
     return ((total + 2) >> 2).astype(np.uint8)
 
 
-def _halving(
-    rows: Rows, size: tuple[int, int], tile: int, below: list[Pixels], path: Path
-) -> Iterator[Pixels]:
+def _halving(rows: Rows, size: tuple[int, int], tile: int, below: list[Pixels], path: Path) -> Iterator[Pixels]:
     """Bands of `tile` rows; what they average to is kept in `below`. Tiles are even, so no pair is ever cut."""
     for top in range(0, size[0], tile):
         stop = min(top + tile, size[0])

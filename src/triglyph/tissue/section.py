@@ -361,8 +361,7 @@ def _write_zarr(draft: SectionDraft, path: Path) -> None:
     table = draft.table.copy()
     table.obs["region"] = pd.Categorical([ELEMENT] * n)
     table.obs["instance_id"] = np.arange(n)
-    for key in ("spatialdata_attrs",):
-        table.uns.pop(key, None)
+    table.uns.pop("spatialdata_attrs", None)
     table = TableModel.parse(table, region=ELEMENT, region_key="region", instance_key="instance_id")
     transformations = {"global": Identity()}
     if draft.location_shape == "circle":
@@ -381,7 +380,9 @@ def _write_zarr(draft: SectionDraft, path: Path) -> None:
         x, y = np.asarray(table.obsm["spatial"]).T
         squares = gpd.GeoDataFrame(geometry=box(x - half, y - half, x + half, y + half), index=np.arange(n))
         shapes = ShapesModel.parse(squares, transformations=transformations)
-    sd.SpatialData(shapes={ELEMENT: shapes}, tables={"table": table}).write(path)
+    # Without shards a table of many genes becomes thousands of files of a kilobyte each.
+    with ad.settings.override(auto_shard_zarr_v3=True):
+        sd.SpatialData(shapes={ELEMENT: shapes}, tables={"table": table}).write(path)
 
 
 def _strings_digest(values: Any) -> str:

@@ -7,10 +7,10 @@ pair to learn from are left out, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from triglyph.encoders.base import Encoder, Inputs, Modality
+from triglyph.encoders.base import Encoder, Inputs
 from triglyph.errors import ContractError
 from triglyph.models.base import Batch
 from triglyph.objectives.contrastive import Pair
@@ -40,7 +40,7 @@ class Rows:
     """(n,) position in `sections`"""
     location: NDArray[np.int64]
     """(n,) row of that section"""
-    present: dict[Modality, NDArray[np.bool_]]
+    present: dict[str, NDArray[np.bool_]]
     """modality -> (n,)"""
     left_out: int
     """Locations that have no pair to learn from."""
@@ -78,7 +78,7 @@ class Rows:
 
 def training_rows(
     sections: Sequence[Section],
-    modalities: Sequence[Modality],
+    modalities: Sequence[str],
     pairs: Mapping[Pair, float],
     *,
     held_out: Mapping[str, Sequence[str]] | None = None,
@@ -96,13 +96,13 @@ def training_rows(
         No location has a pair, or a held-out barcode is not in its section.
     """
     numbers, locations, left_out = [], [], 0
-    here: dict[Modality, list[NDArray[np.bool_]]] = {m: [] for m in modalities}
+    here: dict[str, list[NDArray[np.bool_]]] = {m: [] for m in modalities}
     for number, section in enumerate(sections):
         has = {m: present(section, m) for m in modalities}
         usable = np.zeros(section.n_locations, dtype=bool)
         for (a, b), weight in pairs.items():
             if weight > 0:
-                usable |= has[_of(modalities, a)] & has[_of(modalities, b)]
+                usable |= has[a] & has[b]
         allowed = ~_held_out(section, (held_out or {}).get(section.id, ()))
         rows = np.flatnonzero(usable & allowed)
         left_out += int(allowed.sum()) - len(rows)
@@ -126,8 +126,12 @@ def training_rows(
     )
 
 
-Source = Callable[[NDArray[np.int64]], Inputs]
-"""Dataset rows, all of which have the modality -> tensors whose first axis is those rows."""
+class Source(Protocol):
+    """Where a modality's tensors come from."""
+
+    def __call__(self, rows: NDArray[np.int64], /) -> Inputs:
+        """Tensors of dataset rows, all of which have the modality."""
+        ...
 
 
 class Locations(Dataset[Batch]):
@@ -143,11 +147,11 @@ class Locations(Dataset[Batch]):
         modality -> fingerprint, of towers whose output is read from `section.embeddings`.
     """
 
-    def __init__(self, rows: Rows, encoders: Mapping[Modality, Encoder], *, cached: Mapping[Modality, str]) -> None:
+    def __init__(self, rows: Rows, encoders: Mapping[str, Encoder], *, cached: Mapping[str, str]) -> None:
         self.rows = rows
         self.cached = dict(cached)
         self.caption_keys = _keys(rows.captions) if "text" in rows.present else None
-        self.sources: dict[Modality, Source] = {
+        self.sources: dict[str, Source] = {
             m: _features(rows, m, cached[m]) if m in cached else _prepared(rows, encoders[m]) for m in rows.present
         }
 
@@ -176,7 +180,7 @@ class Locations(Dataset[Batch]):
             batch[modality] = {**entry, **source(wanted)}
         return batch
 
-    def features(self, modality: Modality) -> NDArray[np.float32]:
+    def features(self, modality: str) -> NDArray[np.float32]:
         """(k, dim) cached output of a locked tower for all rows that have the modality."""
         if modality not in self.cached:
             raise ContractError(f"the {modality} tower learns, so its output is not cached", where="Locations.features")
@@ -189,7 +193,7 @@ class _Features(NamedTuple):
     rows: Rows
     values: tuple[NDArray[np.float32], ...]
 
-    def __call__(self, rows: NDArray[np.int64]) -> Inputs:
+    def __call__(self, rows: NDArray[np.int64], /) -> Inputs:
         out = np.empty((len(rows), self.values[0].shape[1]), dtype=np.float32)
         for number, at in _by_section(self.rows, rows):
             out[at] = self.values[number][self.rows.location[rows[at]]]
@@ -214,7 +218,8 @@ class _Fresh(NamedTuple):
     encoder: Encoder
 
     def __call__(self, rows: NDArray[np.int64]) -> Inputs:
-        pieces, order = [], []
+        pieces: list[Inputs] = []
+        order: list[int] = []
         for number, at in _by_section(self.rows, rows):
             locations = self.rows.location[rows[at]]
             back = {int(location): int(i) for location, i in zip(locations, at, strict=True)}
@@ -246,7 +251,7 @@ def _pad_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return padded
 
 
-def _features(rows: Rows, modality: Modality, fingerprint: str) -> Source:
+def _features(rows: Rows, modality: str, fingerprint: str) -> Source:
     values = []
     for number, section in enumerate(rows.sections):
         stored = section.embeddings.read(fingerprint)
@@ -285,10 +290,6 @@ def _by_section(rows: Rows, wanted: NDArray[np.int64]) -> list[tuple[int, NDArra
 def _keys(captions: NDArray[np.str_]) -> NDArray[np.int64]:
     """(n,) equal for equal captions."""
     return np.unique(captions, return_inverse=True)[1].reshape(-1).astype(np.int64)
-
-
-def _of(modalities: Sequence[Modality], name: str) -> Modality:
-    return next(m for m in modalities if m == name)
 
 
 def _held_out(section: Section, barcodes: Sequence[str]) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from triglyph.cards import digest
-from triglyph.encoders.base import Encoder, EncoderCard, Expression, Inputs, Modality
+from triglyph.encoders.base import Encoder, EncoderCard, Expression, Inputs
 from triglyph.errors import ContractError, StorageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ IMAGE = "he"
 """The image that image encoders read."""
 
 
-def present(section: Section, modality: Modality) -> NDArray[np.bool_]:
+def present(section: Section, modality: str) -> NDArray[np.bool_]:
     """Which locations of a section have a modality, (n_locations,).
 
     An image: the section has a full-resolution H&E. Expression: at least one count (an empty location has no
@@ -198,11 +198,10 @@ def _encoded(
                     mend="encode in 32-bit precision, or look at the input of this location",
                 )
             if copies is not None:
-                counts = [len(copies[i]) for i in chunk]
-                chunk = np.concatenate([copies[i] for i in chunk])
-                pooled = pooled.repeat(counts, axis=0)
-            yield chunk, pooled
-            _report(progress, len(chunk))
+                pooled = pooled.repeat([len(copies[i]) for i in chunk], axis=0)
+            done = chunk if copies is None else np.concatenate([copies[i] for i in chunk])
+            yield done, pooled
+            _report(progress, len(done))
     finally:
         encoder.train(was_training)
 

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 import triglyph
-from triglyph.encoders.base import Encoder, Modality
+from triglyph.encoders.base import Encoder
 from triglyph.errors import ContractError
-from triglyph.models.alignment import Alignment
 from triglyph.models.base import Batch
 from triglyph.storage import write_json
 from triglyph.tissue.cohort import Cohort
@@ -89,12 +88,15 @@ def fit(
     if run.finished:
         return run.path
     fabric = _fabric(recipe)
-    # What every process needs is made once, before there are several.
-    sections = [cohort[s] for s in (*job.sections(cohort)["train"], *job.sections(cohort)["val"])]
-    encoders = build_encoders(recipe, job.rows(cohort, "train"), run)
-    encode_locked(sections, recipe, encoders, initial_fingerprints(run), device=fabric.device, show=show)
     with reproducible(on_cpu=fabric.device.type == "cpu"):
-        fabric.launch(_train, job)
+        # What every process needs is made once, before there are several.
+        sections = [cohort[s] for s in (*job.sections(cohort)["train"], *job.sections(cohort)["val"])]
+        encoders = build_encoders(recipe, job.rows(cohort, "train"), run)
+        encode_locked(sections, recipe, encoders, initial_fingerprints(run), device=fabric.device, show=show)
+        if recipe.training.devices * recipe.training.nodes > 1:
+            fabric.launch(_one_of_many, job)
+        else:
+            _Training(fabric, job, encoders).run()
     return run.path
 
 
@@ -128,11 +130,10 @@ class _Job:
         data = self.recipe.data
         sides = self.sections(cohort)
         return {
-            "name": cohort.name,
-            "digest": cohort.digest(),
             "split": None if data.split is None else cohort.split(data.split).digest(),
             "sections": {
-                s: [cohort[s].info.table, cohort[s].info.locations] for s in sorted({*sides["train"], *sides["val"]})
+                s: [cohort[s].info.table, cohort[s].info.locations, *(i.sha256 for i in cohort[s].info.images)]
+                for s in sorted({*sides["train"], *sides["val"]})
             },
         }
 
@@ -173,26 +174,23 @@ class _Plan(Sampler[NDArray[np.int64]]):
             yield self.batches.batch(*divmod(step, self.batches.steps_per_epoch))
 
 
-def _train(fabric: Fabric, job: _Job) -> None:
-    """Train in one process."""
-    if fabric.world_size > 1:
-        with reproducible(on_cpu=fabric.device.type == "cpu"):
-            _Training(fabric, job).run()
-    else:
-        _Training(fabric, job).run()
+def _one_of_many(fabric: Fabric, job: _Job) -> None:
+    """Train as one of several processes."""
+    with reproducible(on_cpu=fabric.device.type == "cpu"):
+        _Training(fabric, job, None).run()
 
 
 class _Training:
     """The state of a run in one process."""
 
-    def __init__(self, fabric: Fabric, job: _Job) -> None:
+    def __init__(self, fabric: Fabric, job: _Job, encoders: dict[str, Encoder] | None) -> None:
         self.fabric, self.job, self.recipe = fabric, job, job.recipe
         self.folder = Run(job.out)
         self.cohort = Cohort.open(job.cohort)
         rows = job.rows(self.cohort, "train")
-        self.encoders: dict[Modality, Encoder] = build_encoders(self.recipe, rows, self.folder)
+        self.encoders = build_encoders(self.recipe, rows, self.folder) if encoders is None else encoders
         prints = initial_fingerprints(self.folder)
-        self.cached = {m: prints[m] for m, tower in self.recipe.model.towers.items() if tower.mode == "locked"}
+        self.cached: dict[str, str] = {m: prints[m] for m in self.recipe.model.locked}
         self.data = Locations(rows, self.encoders, cached=self.cached)
         self.model = build_model(self.recipe, self.encoders, self.data)
         config = self.recipe.training

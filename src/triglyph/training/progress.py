@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Advance = Callable[..., None]
 """`advance(rows, note="")`"""
@@ -42,6 +43,7 @@ def bar(title: str, total: int, *, show: bool, done: int = 0, unit: str = "") ->
         task = progress.add_task(title, total=total, completed=done, note="")
 
         def advance(rows: int, note: str = "") -> None:
-            progress.update(task, advance=rows, **({"note": note} if note else {}))
+            fields: dict[str, Any] = {"note": note} if note else {}
+            progress.update(task, advance=rows, **fields)
 
         yield advance

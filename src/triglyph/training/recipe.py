@@ -46,33 +46,33 @@ class DataConfig(Frozen):
 class TrainingConfig(Frozen):
     """How it is trained."""
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(256, ge=2)
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=256, ge=2)
     """Rows of a step over all devices together, so that the result does not hang on their number."""
     mixing: dict[str, float] | None = None
     """Weights of the groups of rows that have the same modalities (`image+expression`, ...); null is proportional."""
-    lr: float = Field(1e-3, gt=0)
-    min_lr: float = Field(0.05, ge=0, le=1)
+    lr: float = Field(default=1e-3, gt=0)
+    min_lr: float = Field(default=0.05, ge=0, le=1)
     """The cosine ends at this fraction of `lr`."""
-    warmup: float = Field(0.03, ge=0, lt=1)
+    warmup: float = Field(default=0.03, ge=0, lt=1)
     """Fraction of all steps over which the rate climbs from 0."""
-    frozen_warmup: float = Field(0.0, ge=0, lt=1)
+    frozen_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of all steps in which only heads learn; then towers join and the rate climbs anew."""
-    tower_lr: float = Field(1.0, gt=0)
+    tower_lr: float = Field(default=1.0, gt=0)
     """Rate of encoders, as a multiple of `lr`."""
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Of matrices; never of biases, norms, or the temperature."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = Field(1, ge=1)
+    devices: int = Field(default=1, ge=1)
     """Of one machine. More than one trains data-parallel, with negatives from all of them."""
-    nodes: int = Field(1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     """Machines, under SLURM or torchrun."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(default=0, ge=0)
     """Processes that read and prepare batches; 0 does it in the training process."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
     """Steps between checkpoints; the end of an epoch always makes one."""
 
 
@@ -82,12 +82,12 @@ class Recipe(Frozen):
     name: str
     summary: str = ""
     method: Literal["alignment"] = "alignment"
-    seed: int = Field(0, ge=0, lt=2**31)
-    tries: int = Field(1, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    tries: int = Field(default=1, ge=1)
     """How many configurations were tried before this one was kept; stated in the manifest beside every result."""
     data: DataConfig
     model: AlignmentConfig
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
@@ -225,7 +225,7 @@ _add_floats()
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"not readable as YAML: {error}", where=path, mend="correct the file") from error
     if not isinstance(values, dict):

@@ -66,10 +66,10 @@ def refit_heads(
     lengths = {len(x) for m in modalities for x in features[m]} | {len(captions)}
     if lengths != {n}:
         raise ContractError(f"features of different lengths: {sorted(lengths)}", where="refit_heads")
-    here = {m: np.asarray(features[m][1], dtype=bool) for m in modalities}
+    here: dict[str, NDArray[np.bool_]] = {m: np.asarray(features[m][1], dtype=bool) for m in modalities}
     usable = np.zeros(n, dtype=bool)
     for a, b in model.config.active_pairs:
-        usable |= here[_own(modalities, a)] & here[_own(modalities, b)]
+        usable |= here[a] & here[b]
     rows = np.flatnonzero(usable)
     if len(rows) < 2:
         raise ContractError("no two rows have a pair", where="refit_heads", mend="give features of the same locations")
@@ -115,7 +115,3 @@ def refit_heads(
             fresh(batch).losses["total"].backward()
             optimizer.step()
     return fresh.eval()
-
-
-def _own(modalities: tuple[str, ...], name: str) -> str:
-    return next(m for m in modalities if m == name)

@@ -82,12 +82,11 @@ def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Align
             f"a release of format {found.get('format')}; this version reads {FORMAT}", where=folder, mend="train again"
         )
     config = AlignmentConfig.model_validate(found["config"])
-    encoders: dict[Modality, Encoder] = {}
+    encoders: dict[str, Encoder] = {}
     # Heads and encoders are drawn at random and overwritten: the caller's random state is not ours to use up.
     with torch.random.fork_rng(devices=[]):
-        for modality, tower in config.towers.items():
+        for modality in config.towers:
             encoders[modality] = _encoder(modality, found["towers"][modality], config, (weights or {}).get(modality))
-            del tower
         model = Alignment(config, encoders)
     try:
         tensors = load_file(folder / TENSORS)

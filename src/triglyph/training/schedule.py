@@ -23,7 +23,7 @@ class Schedule(NamedTuple):
     """Linear warm-up, then a cosine over all steps to a floor.
 
     With a frozen warm-up only the heads learn at first; then towers join and the rate climbs anew, as SpatialWhisperer
-    does (`specs`: AdamW, 3 % each, floor at a twentieth).
+    does (3 % of the steps each, floor at a twentieth).
     """
 
     total: int
@@ -71,24 +71,26 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     words = np.random.SeedSequence([seed, step, rank]).generate_state(2)
     torch.manual_seed((int(words[0]) << 31) ^ int(words[1]))
     random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002 - libraries that draw from the global state must repeat too
+    # Libraries that draw from the global states must repeat too.
+    np.random.seed(int(words[1]))
 
 
 @contextmanager
 def reproducible(*, on_cpu: bool) -> Iterator[None]:
     """Fixed order of summation on the CPU inside the block; the caller's random states are given back after it."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     was = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic
+    filled = deterministic.fill_uninitialized_memory
     try:
         if on_cpu:
-            torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.use_deterministic_algorithms(mode=True)
+            deterministic.fill_uninitialized_memory = False
         yield
     finally:
         torch.use_deterministic_algorithms(was, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        deterministic.fill_uninitialized_memory = filled
         torch.set_rng_state(states[0])
         random.setstate(states[1])
-        np.random.set_state(states[2])  # noqa: NPY002
+        np.random.set_state(states[2])

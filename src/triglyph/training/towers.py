@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from triglyph.encoders import registry
-from triglyph.encoders.base import Encoder, Modality
+from triglyph.encoders.base import Encoder
 from triglyph.errors import RecipeError
 from triglyph.models.alignment import Alignment
 from triglyph.models.towers import build_encoder
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from triglyph.tissue.section import Section
 
 
-def build_encoders(recipe: Recipe, rows: Rows, run: Run) -> dict[Modality, Encoder]:
+def build_encoders(recipe: Recipe, rows: Rows, run: Run) -> dict[str, Encoder]:
     """The encoders of a recipe as they are before the first step, on the CPU.
 
     What `fit` learns is written to the run folder the first time and read from there ever after.
     """
     found: dict[str, Any] = read_json(run.towers_path) if run.towers_path.is_file() else {}
-    encoders: dict[Modality, Encoder] = {}
+    encoders: dict[str, Encoder] = {}
     for number, modality in enumerate(recipe.model.modalities):
         tower = recipe.model.towers[modality]
         if modality in found:
@@ -56,24 +56,24 @@ def build_encoders(recipe: Recipe, rows: Rows, run: Run) -> dict[Modality, Encod
     return encoders
 
 
-def initial_fingerprints(run: Run) -> dict[Modality, str]:
+def initial_fingerprints(run: Run) -> dict[str, str]:
     """modality -> fingerprint before the first step."""
-    found: Mapping[Modality, Any] = read_json(run.towers_path)
+    found: Mapping[str, Any] = read_json(run.towers_path)
     return {modality: about["fingerprint"] for modality, about in found.items()}
 
 
 def encode_locked(
     sections: Sequence[Section],
     recipe: Recipe,
-    encoders: Mapping[Modality, Encoder],
-    fingerprints: Mapping[Modality, str],
+    encoders: Mapping[str, Encoder],
+    fingerprints: Mapping[str, str],
     *,
     device: str | torch.device = "cpu",
     show: bool = True,
 ) -> None:
     """Fill `embeddings/` for locked towers and `windows/` for image towers that learn, where they are not there yet."""
     for modality, encoder in encoders.items():
-        locked = recipe.model.towers[modality].mode == "locked"
+        locked = modality in recipe.model.locked
         if not locked and modality != "image":
             continue
         name = encoder.card.name
@@ -89,7 +89,7 @@ def encode_locked(
         encoder.to("cpu")
 
 
-def build_model(recipe: Recipe, encoders: Mapping[Modality, Encoder], data: Locations) -> Alignment:
+def build_model(recipe: Recipe, encoders: Mapping[str, Encoder], data: Locations) -> Alignment:
     """Fresh heads on the encoders; features of locked towers are standardised where the recipe says so."""
     _seed(recipe.seed, len(encoders))
     model = Alignment(recipe.model, encoders)
@@ -99,7 +99,7 @@ def build_model(recipe: Recipe, encoders: Mapping[Modality, Encoder], data: Loca
     return model
 
 
-def _training_input(rows: Rows, encoder: Encoder, modality: Modality) -> Iterator[Any]:
+def _training_input(rows: Rows, encoder: Encoder, modality: str) -> Iterator[Any]:
     """Raw input of the training rows, section by section."""
     some = False
     for number, section in enumerate(rows.sections):

@@ -1,34 +1,31 @@
-"""`triglyph bench`: list and show protocols, judge a model or an encoder's features, compare runs.
-
-| verb                     | function       |
-|--------------------------|----------------|
-| `bench list`             | `list_protocols` |
-| `bench show NAME`        | `show_protocol`  |
-| `bench run NAME ...`     | `bench`          |
-| `bench compare RUN...`   | `compare_runs`   |
-"""
+"""`triglyph bench`: list and show protocols, judge a model or an encoder's features, compare runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triglyph.errors import ContractError, RecipeError, SplitError
 
 if TYPE_CHECKING:
+    from triglyph.apply.trained import TrainedModel
     from triglyph.bench.contracts import Embedder, Subject, Trial
     from triglyph.bench.protocol import Protocol
     from triglyph.bench.suite import Report
     from triglyph.bench.table import Table
     from triglyph.metrics.result import Result
     from triglyph.tissue.cohort import Cohort
+    from triglyph.tissue.split import Split
 
 ALL = "all"
 BASELINE = "stain-texture"
 
 
-def list_protocols() -> None:
+def bench_list() -> None:
     """Print the protocols and what each asks."""
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -42,28 +39,28 @@ def list_protocols() -> None:
     Console().print(table)
 
 
-def show_protocol(name: str, *, overrides: Iterable[str] = ()) -> None:
+def bench_show(name: str, *, set: list[str] | None = None) -> None:
     """Print the card of a protocol: what is fitted where, what sees the test set, every constant.
 
     Parameters
     ----------
     name
         As in `triglyph bench list`.
-    overrides
-        `key=value` constants.
+    set
+        Change a constant: `--set n_genes=250`. May be given several times.
     """
     import yaml
     from rich.console import Console
 
     from triglyph.bench.registry import parse_options, protocol
 
-    card = protocol(name, parse_options(overrides)).card()
+    card = protocol(name, parse_options(set or [])).card()
     shown = {k: v for k, v in card.model_dump(mode="json").items() if v not in ("", None)}
     text = yaml.safe_dump({**shown, "digest": card.digest()}, sort_keys=False, allow_unicode=True, width=100)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def bench(
+def bench_run(
     name: str,
     *,
     cohort: Path,
@@ -77,8 +74,8 @@ def bench(
     baselines: bool = True,
     baseline_encoder: str = BASELINE,
     prompts: Path | None = None,
-    overrides: Iterable[str] = (),
-    allow_other_split: bool = False,
+    set: list[str] | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Judge a trained model, or the stored features of an encoder, on the test sections of a split.
 
@@ -108,10 +105,10 @@ def bench(
         The encoder without weights whose features are the baseline: `stain-texture`, `stain-texture-level0`.
     prompts
         YAML or JSON of phrases for each class, for `zero-shot`.
-    overrides
-        `key=value` constants of the protocol, for example `n_genes=250`.
-    allow_other_split
-        Judge a model on a split that it was not trained with.
+    set
+        Change a constant of the protocol: `--set n_genes=250`. May be given several times.
+    quiet
+        Print neither progress nor the tables.
 
     Returns
     -------
@@ -121,13 +118,14 @@ def bench(
     Raises
     ------
     SplitError
-        A test section was trained on, or the split is not the model's.
+        A test section was trained on, or no split was named.
     RecipeError
         Both or neither of `model` and `embedding`, or an option is not understood.
     """
     from rich.console import Console
 
-    from triglyph.bench.table import tabulate
+    from triglyph import __version__
+    from triglyph.bench.table import markdown, tabulate
     from triglyph.metrics.result import write_results
     from triglyph.storage import atomic_folder, write_json
     from triglyph.tissue.cohort import Cohort
@@ -136,51 +134,64 @@ def bench(
         raise RecipeError("give either --model or --embedding", where="bench run", mend="one of the two")
     clock = _Clock()
     opened = Cohort.open(Path(cohort))
-    subject, manifest, own = _subject(opened, model, embedding)
-    chosen = opened.split(_split_name(split, own.get("split"), opened.splits, allow_other=allow_other_split))
-    folds = _folds(chosen, fold, own.get("fold"))
-    console = Console(stderr=True)
+    subject, trained, about = _subject(opened, model, embedding)
+    own = about.get("split") or {}
+    split_name = split or own.get("name")
+    if not split_name:
+        raise SplitError(
+            "no split was named", where=opened.path, mend=f"give --split; saved: {', '.join(opened.splits) or 'none'}"
+        )
+    chosen = opened.split(split_name)
+    if fold is None and split_name == own.get("name"):
+        fold = own.get("fold")
+    folds = [chosen.fold(fold).name] if fold is not None else [f.name for f in chosen.folds]
+    job = _Job(
+        name=name,
+        subject=subject,
+        trained=trained,
+        recipe=Path(model) / "recipe.yaml" if model is not None else None,
+        cohort=opened,
+        split=chosen,
+        null=null,
+        seed=seed,
+        baselines=baselines,
+        baseline_encoder=baseline_encoder,
+        prompts=prompts,
+        constants=tuple(set or ()),
+    )
     results: list[Result] = []
-    stamps: dict[str, Any] = {}
     with atomic_folder(Path(out)) as partial:
-        with console.status("reading") as status:
+        with Console(stderr=True, quiet=quiet).status("reading") as status:
             for one in folds:
-                results += _one_fold(
-                    name,
-                    subject,
-                    opened,
-                    chosen,
-                    one,
-                    stamps=stamps,
-                    null=null,
-                    seed=seed,
-                    with_baselines=baselines,
-                    baseline_encoder=baseline_encoder,
-                    prompts=prompts,
-                    overrides=tuple(overrides),
-                    report=status.update,
-                )
+                results += job.run(one, report=status.update)
         write_results(results, partial)
-        table = tabulate(results)
-        (partial / "table.md").write_text(table.markdown(), encoding="utf-8")
+        tables = tabulate(results)
+        (partial / "table.md").write_text(markdown(tables), encoding="utf-8")
         write_json(
             partial / "manifest.json",
             {
-                "verb": "bench run",
-                "subject": manifest,
+                "format": 1,
+                "kind": "bench",
+                "triglyph": __version__,
+                "subject": about,
                 "cohort": {"name": opened.name, "digest": opened.digest()},
-                "split": {"name": chosen.name, "digest": chosen.digest(), "folds": folds},
-                "protocols": stamps,
-                "null": {"refits": null if model is not None else 0, "seed": seed},
+                "split": {"name": chosen.name, "digest": chosen.digest(), "level": chosen.level, "folds": folds},
+                "protocols": job.cards,
+                "null": {"refits": null if trained is not None else 0, "seed": seed},
                 "baseline_encoder": baseline_encoder if baselines else "",
+                "tries": about.get("tries", 1),
                 **clock.read(),
             },
         )
-    _print(table, Console())
+    if not quiet:
+        _print(tables)
     return Path(out)
 
 
-def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
+bench = bench_run
+
+
+def bench_compare(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     """Put the results of several runs side by side, on the screen and as Markdown.
 
     Parameters
@@ -195,9 +206,7 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     RecipeError
         No run was given, or two folders have one name.
     """
-    from rich.console import Console
-
-    from triglyph.bench.table import merge, tabulate
+    from triglyph.bench.table import markdown, merge, tabulate
     from triglyph.metrics.result import read_results
     from triglyph.storage import atomic_file
 
@@ -206,52 +215,189 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         raise RecipeError("no run to compare", where="bench compare", mend="give one or more run folders")
     if len({p.resolve().name for p in paths}) < len(paths):
         raise RecipeError("two runs have the same folder name", where="bench compare", mend="rename one of them")
-    table = tabulate(merge({p.resolve().name: read_results(p) for p in paths}))
+    tables = tabulate(merge({p.resolve().name: read_results(p) for p in paths}))
     target = Path("comparison.md") if out is None else Path(out)
     with atomic_file(target) as partial:
-        partial.write_text(table.markdown(), encoding="utf-8")
-    _print(table, Console())
+        partial.write_text(markdown(tables), encoding="utf-8")
+    _print(tables)
     return target
 
 
 # ---- parts of `bench run`
 
 
-def _one_fold(
-    name: str,
-    subject: Subject,
-    cohort: Cohort,
-    split: Any,
-    fold: str,
-    *,
-    stamps: dict[str, Any],
-    null: int,
-    seed: int,
-    with_baselines: bool,
-    baseline_encoder: str,
-    prompts: Path | None,
-    overrides: tuple[str, ...],
-    report: Report,
-) -> list[Result]:
-    from triglyph.bench.contracts import Trial
-    from triglyph.bench.suite import evaluate
+@dataclass
+class _Job:
+    """`bench run` with everything opened."""
 
-    trial = Trial.of(cohort, split, fold=fold)
-    trial.levels(subject)  # before anything is computed
-    protocols = _protocols(name, subject, trial, prompts, overrides)
-    stamps.update({p.stamp: p.card().model_dump(mode="json") for p in protocols})
-    features = _baseline_features(trial, baseline_encoder, report) if with_baselines else None
-    refit = None
-    if null and hasattr(subject.source, "manifest") and any(p.has_null for p in protocols):
-        refit = _refits(subject, trial)
-    return evaluate(
-        subject,
-        trial,
-        protocols,
-        stain_texture=features,
-        with_baselines=with_baselines,
-        refit=refit,
-        n_refits=null,
-        seed=seed,
-        report=report,
-    )
+    name: str
+    subject: Subject
+    trained: TrainedModel | None
+    recipe: Path | None
+    cohort: Cohort
+    split: Split
+    null: int
+    seed: int
+    baselines: bool
+    baseline_encoder: str
+    prompts: Path | None
+    constants: tuple[str, ...]
+    cards: dict[str, Any] = field(default_factory=dict)
+    """Stamp -> card of the protocols that were run."""
+
+    def run(self, fold: str, *, report: Report) -> list[Result]:
+        """The rows of one fold."""
+        from triglyph.bench.contracts import Trial
+        from triglyph.bench.suite import evaluate
+
+        trial = Trial.of(self.cohort, self.split, fold=fold)
+        trial.levels(self.subject)  # refuses what was trained on, before anything is computed
+        protocols = self._protocols(trial)
+        self.cards.update({p.stamp: p.card().model_dump(mode="json") for p in protocols})
+        return evaluate(
+            self.subject,
+            trial,
+            protocols,
+            stain_texture=self._features(trial, report) if self.baselines else None,
+            with_baselines=self.baselines,
+            refit=self._refits(trial, protocols),
+            n_refits=self.null,
+            seed=self.seed,
+            report=report,
+        )
+
+    def _protocols(self, trial: Trial) -> list[Protocol]:
+        from triglyph.bench.registry import parse_options, protocol
+        from triglyph.bench.suite import applicable
+        from triglyph.bench.zero_shot import Prompts, ZeroShot
+
+        asked = None if self.prompts is None else Prompts.read(self.prompts)
+        options = parse_options(self.constants)
+        if self.name != ALL:
+            if asked is not None and self.name != ZeroShot.name:
+                raise RecipeError(f"{self.name} has no prompts", where="--prompts", mend="use it with zero-shot")
+            prompts = {} if asked is None else {"prompts": asked.model_dump()}
+            return [protocol(self.name, {**options, **prompts})]
+        if options:
+            raise RecipeError(
+                "constants belong to one protocol", where="--set", mend=f"name the protocol instead of {ALL!r}"
+            )
+        found = applicable(self.subject.source, trial)
+        if not found:
+            raise ContractError(
+                f"no protocol applies to {self.subject.name} here",
+                where=f"split {self.split.name!r}",
+                mend="see `triglyph bench list`",
+            )
+        return [ZeroShot(prompts=asked) if isinstance(p, ZeroShot) and asked is not None else p for p in found]
+
+    def _features(self, trial: Trial, report: Report) -> Embedder | None:
+        """Features of the encoder without weights, computed where they are not there; None without images."""
+        from triglyph.bench.baselines import StoredFeatures
+        from triglyph.encoders import registry
+        from triglyph.training.features import encode_section
+
+        sections = [self.cohort[s.id] for s in (*trial.train, *trial.test)]
+        if not any(s.has_image() for s in sections):
+            return None
+        encoder = registry.build(self.baseline_encoder)
+        fingerprint = encoder.fingerprint()
+        for section in sections:
+            report(f"{self.baseline_encoder}: {section.id}")
+            encode_section(section, encoder, fingerprint=fingerprint)
+        return StoredFeatures(fingerprint)
+
+    def _refits(self, trial: Trial, protocols: Sequence[Protocol]) -> Any:
+        if self.trained is None or self.recipe is None or not self.null or not any(p.has_null for p in protocols):
+            return None
+        from triglyph.bench.refits import ShuffledRefits
+        from triglyph.training.recipe import load_recipe
+
+        how = load_recipe(self.recipe).training
+        return ShuffledRefits(
+            self.trained,
+            trial,
+            epochs=how.epochs,
+            lr=how.lr,
+            batch_size=how.batch_size,
+            weight_decay=how.weight_decay,
+        )
+
+
+def _subject(
+    cohort: Cohort, model: Path | None, embedding: str | None
+) -> tuple[Subject, TrainedModel | None, dict[str, Any]]:
+    """What is judged, the model behind it if it is one, and what the manifest says of it."""
+    from triglyph.bench.contracts import Subject
+
+    if model is not None:
+        from triglyph.apply.trained import TrainedModel
+
+        trained = TrainedModel.open(Path(model))
+        people = tuple(trained.manifest.get("training_patients", ()))
+        name = Path(model).resolve().name
+        return Subject(name, trained, training_patients=people), trained, {"model": name, **trained.manifest}
+    assert embedding is not None
+    from triglyph.bench.baselines import StoredFeatures
+
+    fingerprint, name, modality = _stored(cohort, embedding)
+    about = {"embedding": name, "fingerprint": fingerprint, "modality": modality}
+    return Subject(name, StoredFeatures(fingerprint, modality)), None, about
+
+
+def _stored(cohort: Cohort, wanted: str) -> tuple[str, str, str]:
+    """Fingerprint, encoder's name and modality of the stored features called `wanted`."""
+    found: dict[str, tuple[str, str]] = {}
+    for section in cohort:
+        for fingerprint in section.embeddings.names():
+            card = section.embeddings.read(fingerprint).card
+            found[fingerprint] = (card["name"], card["encoder"]["modality"])
+    matching = [f for f, (name, _) in found.items() if wanted in (f, name)]
+    if not matching:
+        known = sorted({name for name, _ in found.values()})
+        raise ContractError(
+            f"no section holds features of {wanted!r}",
+            where=cohort.path,
+            mend=f"run `triglyph embed` with it first; there are {', '.join(known) or 'none'}",
+        )
+    if len(matching) > 1:
+        raise ContractError(
+            f"{wanted!r} names {len(matching)} states of the encoder",
+            where=cohort.path,
+            mend=f"give a fingerprint: {', '.join(matching)}",
+        )
+    return matching[0], *found[matching[0]]
+
+
+class _Clock:
+    """Wall and CPU time since it was made, children included."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), self._used()
+
+    @staticmethod
+    def _used() -> float:
+        now = os.times()
+        return now.user + now.system + now.children_user + now.children_system
+
+    def read(self) -> dict[str, float]:
+        """Minutes."""
+        return {
+            "minutes": round((time.monotonic() - self._wall) / 60, 3),
+            "cpu_minutes": round((self._used() - self._cpu) / 60, 3),
+        }
+
+
+def _print(tables: Sequence[Table]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    console = Console()
+    for table in tables:
+        shown = RichTable(*map(escape, table.header()), title=table.task, title_justify="left")
+        for line in table.lines:
+            shown.add_row(*map(escape, table.cells(line)))
+        console.print(shown)
+        for note in table.notes():
+            console.print(f"  {note}", markup=False, highlight=False)

@@ -30,7 +30,9 @@ def encoders_list(*, modality: Literal["image", "expression", "text"] | None = N
     from triglyph.encoders import registry
 
     cards = sorted((registry.card(n) for n in registry.names(modality)), key=lambda c: (c.modality, c.name))
-    table = Table("encoder", "reads", "dim", "µm/px", "window µm", "licence", "weights", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("encoder", "reads", "dim", "µm/px", "window µm", "licence", "weights"):
+        table.add_column(column, no_wrap=column == "encoder")
     for card in cards:
         table.add_row(
             card.name,
@@ -91,7 +93,7 @@ def encoders_show(name: str) -> Card:
         "has seen": ", ".join(card.pretrained_on),
         "cite": card.citation,
         "page": card.homepage,
-        "options": ", ".join(f"{k}={v!r}" for k, v in registry.options(name).items()),
+        "options": ", ".join(f"{k}={v!r}" for k, v in registry.default_options(name).items()),
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 SCRATCH = ".partial-simulate"
 
 
-def simulate(
-    preset: str = "demo", *, patients: int = 6, out: Path, seed: int = 0, workers: int | None = None
-) -> Path:
+def simulate(preset: str = "demo", *, patients: int = 6, out: Path, seed: int = 0, workers: int | None = None) -> Path:
     """Simulate a cohort of patients with known truth.
 
     Run again with more patients, the cohort grows; patients that are there stay as they are.

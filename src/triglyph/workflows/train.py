@@ -9,7 +9,7 @@ from triglyph.errors import RecipeError
 
 def train(
     recipe: str, *, cohort: Path | None = None, set: list[str] | None = None, out: Path, quiet: bool = False
-) -> Path:  # noqa: A002
+) -> Path:
     """Train a model; run the same command again to go on after an interruption.
 
     Parameters

@@ -27,9 +27,7 @@ LARGEST_BYTES = 16 * 2**30
 _JPEG, _PNG, _TIFF = (b"\xff\xd8",), (b"\x89PNG",), (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")
 
 
-def section_image(
-    path: Path, *, scale: Scale, section_id: str, options: ReadOptions, notes: Notes
-) -> ImageSource:
+def section_image(path: Path, *, scale: Scale, section_id: str, options: ReadOptions, notes: Notes) -> ImageSource:
     """The H&E of a section in a frame that is the image itself, in µm.
 
     Parameters

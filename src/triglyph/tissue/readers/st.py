@@ -136,7 +136,9 @@ def _own(section: SectionSource, options: ReadOptions) -> Origin:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise RecipeError(f"{text!r} is not a pattern ({error})", where="--patient-pattern", mend="correct it") from None
+        raise RecipeError(
+            f"{text!r} is not a pattern ({error})", where="--patient-pattern", mend="correct it"
+        ) from None
     if pattern.groups < 1:
         raise RecipeError(f"{text!r} captures nothing", where="--patient-pattern", mend="put the patient in ( )")
     match = pattern.search(section.section_id)
@@ -162,7 +164,7 @@ def _read_counts(path: Path) -> Counts:
     try:
         with opener(path, "rt", encoding="utf-8") as stream:
             symbols = stream.readline().rstrip("\r\n").split("\t")[1:]  # pandas would rename the ones that occur twice
-        frame = pd.read_csv(path, sep="\t", index_col=0, header=None, skiprows=1, dtype={0: str})
+        frame = pd.read_csv(path, sep="\t", index_col=0, header=None, skiprows=1, low_memory=False)
     except pd.errors.EmptyDataError:
         raise SourceError("the counts file has no rows", where=path, mend=mend) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -238,7 +240,7 @@ def _table(section: SectionSource, counts: Counts, spots: pd.DataFrame, scale: S
     if empty:
         notes.add(f"{empty} spots have a position and no counts; they are not in the table")
     barcodes = counts.barcodes[known]
-    at = spots.loc[barcodes]
+    at = spots.loc[barcodes.tolist()]
     obs = pd.DataFrame(
         {
             "array_row": at["y"].to_numpy(dtype=np.int64),

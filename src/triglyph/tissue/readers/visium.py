@@ -6,7 +6,7 @@
 
 The scale is fitted on the pitch: 100 µm between neighbours of the hexagonal array, so 50 µm per array column and
 86.6 µm per array row. `spot_diameter_fullres` is no ruler: it spans about 65 µm, so that dividing by the nominal 55 µm
-spot is wrong by a sixth. The full-resolution image is not among the outputs; without --image the hires picture
+spot is wrong by some 15 %. The full-resolution image is not among the outputs; without --image the hires picture
 is kept as a preview. A Visium HD folder of one bin size is read alike, its bins being the lattice.
 """
 
@@ -26,14 +26,14 @@ from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.readers.base import Notes, ReadOptions, SectionSource, keep_inside, origin, provenance
 from triglyph.tissue.readers.counts import Counts, one_column_per_symbol, read_10x_h5, species_of
-from triglyph.tissue.readers.pictures import section_image
+from triglyph.tissue.readers.pictures import decode, section_image
 from triglyph.tissue.readers.scales import LatticeFit, Scale, file_scale, fit_lattice, settle_scale
 from triglyph.units import Mpp, Um
 
 SPOT_UM, PITCH_UM = Um(55.0), Um(100.0)
 _COUNTS = ("filtered_feature_bc_matrix.h5", "raw_feature_bc_matrix.h5")
 _POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv", "tissue_positions.parquet")
-_PREVIEWS = (("tissue_hires_image", "tissue_hires_scalef"), ("tissue_lowres_image", "tissue_lowres_scalef"))
+_PREVIEWS = ("hires", "lowres")
 _COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 
@@ -80,11 +80,10 @@ class VisiumReader:
             images.append(
                 section_image(options.image, scale=scale, section_id=section.section_id, options=options, notes=notes)
             )
-        if "preview" in section.files:
-            images.append(_preview(section, factors, scale))
-            used.append("preview")
-        elif not images:
-            notes.add("there is no image, not even a preview")
+        preview = _preview(section, factors, scale, notes)
+        if preview is not None:
+            images.append(preview[1])
+            used.append(preview[0])
         table = keep_inside(table, images, options, notes)
         whose = origin(section, options)
         facts = {"patient_source": whose.source, "scale": fit.record() | {"mpp": scale.mpp, "source": scale.source}}
@@ -124,12 +123,12 @@ def _section(folder: Path, platform: str) -> SectionSource:
     first = {
         "counts": [folder / n for n in _COUNTS],
         "positions": [spatial / n for n in _POSITIONS],
-        "preview": [spatial / f"{stem}{suffix}" for stem, _ in _PREVIEWS for suffix in (".png", ".jpg")],
     }
     files = {role: next((p for p in paths if p.is_file()), paths[0]) for role, paths in first.items()}
-    if not files["preview"].is_file():
-        del files["preview"]
     files["scalefactors"] = spatial / "scalefactors_json.json"
+    for role in _PREVIEWS:
+        found = [p for p in (spatial / f"tissue_{role}_image{suffix}" for suffix in (".png", ".jpg")) if p.is_file()]
+        files |= {role: found[0]} if found else {}
     return SectionSource(name, platform, folder, files)
 
 
@@ -204,7 +203,7 @@ def _table(section: SectionSource, counts: Counts, positions: pd.DataFrame, scal
             where=section.files["positions"],
             mend="check that counts and positions are of one run",
         )
-    at = positions.loc[counts.barcodes]
+    at = positions.loc[counts.barcodes.tolist()]
     keep = at["in_tissue"].to_numpy() == 1
     if not keep.all():
         notes.add(f"left out {int((~keep).sum())} spots that are not in tissue")
@@ -216,13 +215,21 @@ def _table(section: SectionSource, counts: Counts, positions: pd.DataFrame, scal
     return table
 
 
-def _preview(section: SectionSource, factors: dict[str, Any], scale: Scale) -> ImageSource:
-    path = section.files["preview"]
-    key = dict(_PREVIEWS)[path.stem]
-    factor = factors.get(key)
-    if not isinstance(factor, int | float) or not 0 < factor <= 1:
-        raise ScaleError(f"{key} is {factor!r}", where=section.files["scalefactors"], mend="restore the file")
-    mpp = Mpp(scale.mpp / factor)
-    return ImageSource(
-        path=path, to_um=Affine.scale(mpp), mpp=mpp, mpp_source=f"{scale.source}; {key} {factor:g}", role="preview"
-    )
+def _preview(
+    section: SectionSource, factors: dict[str, Any], scale: Scale, notes: Notes
+) -> tuple[str, ImageSource] | None:
+    """The hires picture, or the lowres one where hires is blank or missing; its role and the image."""
+    for role in _PREVIEWS:
+        if role not in section.files:
+            continue
+        path, key = section.files[role], f"tissue_{role}_scalef"
+        if np.ptp(decode(path)) == 0:
+            notes.add(f"{path.name} is blank and is left out")
+            continue
+        factor = factors.get(key)
+        if not isinstance(factor, int | float) or not 0 < factor <= 1:
+            raise ScaleError(f"{key} is {factor!r}", where=section.files["scalefactors"], mend="restore the file")
+        mpp = Mpp(scale.mpp / factor)
+        source = f"{scale.source}; {key} {factor:g}"
+        return role, ImageSource(path=path, to_um=Affine.scale(mpp), mpp=mpp, mpp_source=source, role="preview")
+    return None

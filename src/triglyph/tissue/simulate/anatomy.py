@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from triglyph.tissue.simulate.compartments import Compartments, carve
-from triglyph.tissue.simulate.fields import Field, sample, smooth_noise, step as step_up
+from triglyph.tissue.simulate.fields import Field, sample, smooth_noise, step
 from triglyph.tissue.simulate.presets import CELL_TYPES, DOMAINS, STATES, Anatomy, Simulation
 from triglyph.tissue.simulate.streams import stream
 
@@ -87,7 +87,8 @@ def build_tissue(config: Simulation, patient: int, section: int, shares: NDArray
     cover = _cover(anatomy, fields)
     domains = _domains(anatomy, fields, shares, cover)
     states = np.stack([fields(anatomy.state_um) for _ in STATES])
-    rng = stream(config.seed, "compartments", patient, section)
+    # Ducts, glands and vessels run through a block: adjacent sections cut the same ones.
+    rng = stream(config.seed, "compartments", patient)
     compartments = carve(anatomy, fields, domains, states[STATES.index("fibrosis")], rng)
     gradients = _Gradients(cellularity=fields(anatomy.state_um), immune=states[STATES.index("inflammation")])
     rng = stream(config.seed, "cells", patient, section)
@@ -143,11 +144,14 @@ def _cells(
     rng: np.random.Generator,
 ) -> Cells:
     """Cells of every type as a Poisson process with a local rate, pushed apart until nuclei hardly overlap."""
-    step = anatomy.grid_um
-    general = np.exp(anatomy.cellularity * gradients.cellularity - anatomy.cellularity**2 / 2)
+    grid_um = anatomy.grid_um
+    # Lymphoid tissue and glands are packed; their density varies half as much.
+    packed = domains[DOMAINS.index("immune infiltrate")] + domains[DOMAINS.index("breast glands")]
+    spread = anatomy.cellularity * (1 - 0.5 * packed)
+    general = np.exp(spread * gradients.cellularity - spread**2 / 2)
     immune = np.exp(anatomy.infiltration * gradients.immune - anatomy.infiltration**2 / 2)
     points, kinds = [], []
-    for kind, name in enumerate(CELL_TYPES):
+    for number_of_type, name in enumerate(CELL_TYPES):
         rate = np.zeros_like(cover)
         for weight, domain in zip(domains, DOMAINS, strict=True):
             density = anatomy.cells_per_mm2[domain].get(name, 0.0)
@@ -155,13 +159,13 @@ def _cells(
                 place = compartments.place(name, domain)
                 if domain == "immune infiltrate" and name in ("T cell", "B cell"):
                     # B cells fill the crowded follicles, T cells the looser ground between them.
-                    follicle = step_up(gradients.cellularity, 0.0, 1.6)
+                    follicle = step(gradients.cellularity, 0.0, 1.6)
                     place = place * (0.15 + follicle if name == "B cell" else 1.15 - follicle)
                 total = float((weight * cover).sum())
                 # The density is the domain's mean, so the place a cell prefers is rescaled to mean 1 over the domain.
                 mean = float((weight * cover * place).sum()) / total if total else 0.0
                 if mean > 1e-6:
-                    rate += np.float32(density * 1e-6 * step**2) * weight * place / np.float32(max(mean, 0.05))
+                    rate += np.float32(density * 1e-6 * grid_um**2) * weight * place / np.float32(max(mean, 0.05))
         rate *= cover * general
         if name in ("T cell", "B cell", "macrophage"):
             rate *= np.where(domains[DOMAINS.index("immune infiltrate")] > 0.6, 1.0, immune)
@@ -169,16 +173,16 @@ def _cells(
         rows, columns = np.nonzero(number)
         repeat = number[rows, columns]
         xy = np.repeat(np.stack([columns, rows], 1), repeat, axis=0) + rng.random((repeat.sum(), 2))
-        points.append(xy * step)
-        kinds.append(np.full(len(xy), kind))
+        points.append(xy * grid_um)
+        kinds.append(np.full(len(xy), number_of_type))
     xy_um, kind = np.concatenate(points), np.concatenate(kinds)
-    local = np.stack([sample(state, xy_um, step) for state in states], 1).astype(np.float64)
+    local = np.stack([sample(state, xy_um, grid_um) for state in states], 1).astype(np.float64)
     long_um, short_um = _sizes(anatomy, kind, local, rng)
     # Half the cytoplasm counts as body: epithelium packs evenly, and nuclei hardly touch.
     rim_um = np.array([anatomy.nuclei[name].cytoplasm_um for name in CELL_TYPES])[kind]
     xy_um = _push_apart(xy_um, np.sqrt(long_um * short_um) / 2 + rim_um / 2, anatomy.side_um)
-    keep = sample(cover, xy_um, step) > 0.5
-    angle = _angles(kind, xy_um, compartments, step, rng)
+    keep = sample(cover, xy_um, grid_um) > 0.5
+    angle = _angles(kind, xy_um, compartments, grid_um, rng)
     return Cells(xy_um[keep], kind[keep], long_um[keep], short_um[keep], angle[keep], local[keep])
 
 

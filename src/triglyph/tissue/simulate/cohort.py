@@ -174,9 +174,7 @@ class _Discs:
         return field[index[..., 1], index[..., 0]].astype(np.float64).mean(1)
 
 
-def _membership(
-    tissue: Tissue, centres: NDArray[np.float64], radius_um: float, bleed_um: float
-) -> sp.csr_matrix:
+def _membership(tissue: Tissue, centres: NDArray[np.float64], radius_um: float, bleed_um: float) -> sp.csr_matrix:
     """(locations, cells): 1 for a cell in the spot, falling to 0 across its border over about `bleed_um`."""
     xy = tissue.cells.xy_um
     found = cKDTree(xy).query_ball_point(centres, radius_um + 3 * bleed_um, return_sorted=True)

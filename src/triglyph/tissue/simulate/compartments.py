@@ -31,6 +31,8 @@ class Compartments:
     """Walls of normal glands."""
     wall: Field
     """Walls of vessels."""
+    rim: Field
+    """Dense collagen around ducts and glands."""
     membrane: Field
     """Rims of fat cells."""
     lumen: Field
@@ -101,6 +103,7 @@ def carve(
     near = grid.nearest(domains[_IN_SITU] > 0.05, spacing_um=anatomy.duct_um[1] * 1.12, diameter_um=anatomy.duct_um)
     reach = near.reach + 0.1 * wobble
     duct = domains[_IN_SITU] * step(-reach, -1.0, 0.12)
+    rim = domains[_IN_SITU] * step(-reach, -1.28, 0.1) * (1 - step(-reach, -1.06, 0.1))
     comedo = duct * step(-reach, -0.42, 0.15) * (near.diameter_um > np.mean(anatomy.duct_um))
 
     near = grid.nearest(domains[_GLANDS] > 0.05, spacing_um=anatomy.gland_um[1] * 1.15, diameter_um=anatomy.gland_um)
@@ -108,6 +111,7 @@ def carve(
     inside = domains[_GLANDS] * step(-reach, -1.0, 0.15)
     gland_lumen = inside * step(-reach, -0.45, 0.12)
     gland = inside - gland_lumen
+    rim = np.maximum(rim, 0.6 * domains[_GLANDS] * step(-reach, -1.22, 0.12) * (1 - step(-reach, -1.05, 0.1)))
     wall_angle = np.where(inside > 0.3, near.angle, wall_angle)
 
     rim_um, fat_angle = grid.borders(domains[_FAT] > 0.05, spacing_um=anatomy.fat_um)
@@ -118,9 +122,9 @@ def carve(
 
     home = (domains[_STROMA] + domains[_INVASIVE] * (1 - nest) + 0.5 * domains[_GLANDS] * (1 - inside)) > 0.6
     vessels = grid.scatter(home, anatomy.vessels_per_mm2, anatomy.vessel_um)
-    rim = 1.0 + 5.0 / np.maximum(vessels.diameter_um, 1.0)
+    outer = 1.0 + 5.0 / np.maximum(vessels.diameter_um, 1.0)
     blood = home * step(-vessels.reach, -1.0, 0.15) * (1 - duct) * (1 - inside)
-    wall = home * step(-vessels.reach, -rim, 0.12) * (1 - blood) * (1 - duct) * (1 - inside)
+    wall = home * step(-vessels.reach, -outer, 0.12) * (1 - blood) * (1 - duct) * (1 - inside)
     wall_angle = np.where(wall > 0.2, vessels.angle, wall_angle)
 
     phase, angle = _fibres(anatomy, field, rng)
@@ -130,6 +134,7 @@ def carve(
         duct=duct * (1 - comedo),
         gland=gland,
         wall=wall,
+        rim=rim,
         membrane=membrane,
         lumen=np.clip(gland_lumen + droplet + blood, 0, 1),
         blood=blood,
@@ -211,12 +216,14 @@ class _Grid:
         rows = int(self._extent / (spacing_um * 0.866)) + 3
         columns = int(self._extent / spacing_um) + 3
         row, column = np.mgrid[-1:rows, -1:columns]
-        lattice = np.stack([(column + 0.5 * (row % 2)) * spacing_um, row * spacing_um * 0.866], -1).reshape(-1, 2)
+        lattice: NDArray[np.float64] = np.stack(
+            [(column + 0.5 * (row % 2)) * spacing_um, row * spacing_um * 0.866], -1
+        ).reshape(-1, 2)
         return lattice + self._rng.normal(0, 0.13 * spacing_um, lattice.shape) + self._rng.uniform(0, spacing_um, 2)
 
     def _points(self, where: NDArray[np.bool_]) -> NDArray[np.float64]:
         rows, columns = np.nonzero(where)
-        return (np.stack([columns, rows], 1) + 0.5) * self._step
+        return (np.stack([columns, rows], 1).astype(np.float64) + 0.5) * np.float64(self._step)
 
     def _blank(self, value: float) -> Field:
         return np.full((self._side, self._side), value, dtype=np.float32)

@@ -7,6 +7,7 @@ cost depends on the length scale, not on the number of pixels.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def sample(field: Field, xy_um: NDArray[np.float64], step_um: float) -> Field:
     return field[index[:, 1], index[:, 0]]
 
 
-def step(x: Field, at: float, width: float) -> Field:
+def step(x: NDArray[np.floating[Any]], at: float | NDArray[np.floating[Any]], width: float) -> Field:
     """A smooth step from 0 to 1 around `at`, `width` wide."""
     t = np.clip((x - (at - width / 2)) / width, 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)

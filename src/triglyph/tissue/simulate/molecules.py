@@ -22,9 +22,7 @@ from triglyph.tissue.simulate.programs import HOUSEKEEPING, MARKERS, NECROSIS, P
 from triglyph.tissue.simulate.streams import stream
 
 # Relative RNA content of a cell of each type.
-_RNA = dict(
-    zip(CELL_TYPES, (1.6, 1.2, 0.8, 0.45, 0.5, 1.0, 0.8, 1.6), strict=True)
-)
+_RNA = dict(zip(CELL_TYPES, (1.6, 1.2, 0.8, 0.45, 0.5, 1.0, 0.8, 1.6), strict=True))
 _DEBRIS_RNA = 0.5
 
 

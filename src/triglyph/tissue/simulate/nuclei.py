@@ -113,7 +113,7 @@ def _stamp_nuclei(
     outline = 1 + wobble * (
         _column(np.cos(turns[0])) * double + _column(np.sin(turns[0])) * double_sin + _column(np.cos(turns[1])) * triple
     )
-    radius = radius / outline
+    radius = (radius / outline).astype(np.float32)
     inside = np.clip((1 - radius) * _column(np.sqrt(long_um * short_um)) / np.float32(_EDGE_UM) + 0.5, 0, 1)
 
     rim = np.exp(-(((radius - 0.86) / 0.13) ** 2))

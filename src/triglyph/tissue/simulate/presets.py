@@ -54,7 +54,7 @@ class Anatomy(Frozen):
 
     side_um: float = 2250.0
     grid_um: float = 2.5
-    tissue_fraction: float = Field(0.86, gt=0.1, le=1.0)
+    tissue_fraction: float = Field(default=0.86, gt=0.1, le=1.0)
     """Share of the frame under tissue."""
     fractions: dict[str, float]
     """Mean share of each domain."""
@@ -97,11 +97,11 @@ class Molecules(Frozen):
     """Counts a spot, median over a section of a median patient."""
     patient_depth: float = 0.25
     """Standard deviation of the patients' log depth."""
-    depth_per_cells: float = Field(0.7, ge=0)
+    depth_per_cells: float = Field(default=0.7, ge=0)
     """Exponent that ties depth to the RNA of the cells in a spot; 0 removes the tie."""
     depth_noise: float = 0.15
     """Standard deviation of the spots' own log depth."""
-    dispersion: float = Field(0.06, ge=0)
+    dispersion: float = Field(default=0.06, ge=0)
     """Negative-binomial overdispersion: variance = mean + dispersion x mean²."""
     marker: float = 2.6
     """Log fold of a cell type's markers over other types."""
@@ -111,9 +111,9 @@ class Molecules(Frozen):
     """Log fold per unit of a state, for the genes of its programme."""
     cell_noise: float = 0.15
     """Standard deviation of the cells' log RNA content."""
-    bleed_um: float = Field(7.0, ge=0)
+    bleed_um: float = Field(default=7.0, ge=0)
     """Width of the passage from inside to outside a spot over which transcripts of a cell still reach it; 0: none."""
-    ambient: float = Field(0.06, ge=0, lt=1)
+    ambient: float = Field(default=0.06, ge=0, lt=1)
     """Share of counts that is the section's mean profile, not the spot's."""
     patient_gene: float = 0.2
     """Standard deviation of the patient x gene offsets, log."""
@@ -154,7 +154,7 @@ class Spots(Frozen):
 class Language(Frozen):
     """Captions."""
 
-    missing: float = Field(0.04, ge=0, le=1)
+    missing: float = Field(default=0.04, ge=0, le=1)
     """Share of locations without a caption."""
     border: float = 0.3
     """A second domain is named from this share of a spot on."""
@@ -169,7 +169,7 @@ class Simulation(Frozen):
     """One simulated world; every patient and section in it follows from this record alone."""
 
     name: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     sections_per_patient: tuple[int, ...] = (2, 1, 1)
     """Patients take these in turn."""
     organ: str = "breast"
@@ -207,7 +207,7 @@ _NUCLEI = {
     "adipocyte": Nucleus(long_um=8.0, short_um=2.6, spread=0.12, haematoxylin=0.8, irregular=0.05),
 }  # fmt: skip
 
-_CELLS = {
+_CELLS: dict[str, dict[str, float]] = {
     "invasive cancer": {
         "tumour": 3600, "fibroblast": 520, "T cell": 420, "B cell": 60, "macrophage": 280, "endothelial": 90,
     },
@@ -216,7 +216,7 @@ _CELLS = {
         "epithelial": 160,
     },
     "immune infiltrate": {
-        "T cell": 5200, "B cell": 4600, "fibroblast": 240, "macrophage": 300, "endothelial": 120,
+        "T cell": 6200, "B cell": 5600, "fibroblast": 240, "macrophage": 300, "endothelial": 120,
     },
     "connective tissue": {
         "fibroblast": 1500, "T cell": 150, "B cell": 30, "macrophage": 150, "endothelial": 150,

@@ -104,7 +104,9 @@ class _Maps:
         fat = tissue.domains[DOMAINS.index("adipose tissue")]
         eosin = (
             stroma * 0.26 * collagen * (1 - 0.75 * fat)
-            + tumour * 0.23 * hypoxic
+            + part.rim * 0.2
+            + part.nest * 0.23 * hypoxic
+            + part.duct * 0.25 * hypoxic
             + part.gland * 0.30
             + inflamed * 0.14 * (1 - tumour)
             + necrosis * 0.40
@@ -112,7 +114,11 @@ class _Maps:
             + part.membrane * 0.22
         )
         haematoxylin = (
-            tumour * 0.14 / hypoxic + part.gland * 0.10 + inflamed * 0.12 + necrosis * 0.10 + stroma * 0.025
+            (part.nest * 0.16 + part.duct * 0.09) / hypoxic
+            + part.gland * 0.10
+            + inflamed * 0.12
+            + necrosis * 0.10
+            + stroma * 0.025
         )
         maps = cls(
             cover=tissue.cover,

@@ -1,0 +1,207 @@
+"""`triglyph bench` on small cohorts on disk, and refits of a real model's heads."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import small
+from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.refits import ShuffledRefits
+from triglyph.bench.retrieval import Retrieval
+from triglyph.encoders.base import Encoded, Encoder, EncoderCard
+from triglyph.errors import ContractError, RecipeError, SplitError, StorageError
+from triglyph.metrics.result import read_results
+from triglyph.tissue.split import holdout
+from triglyph.workflows.bench import bench_compare, bench_list, bench_run, bench_show
+
+FINGERPRINT = "ab" * 8
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Four patients whose stored `toy` features know some of the expression."""
+    made = small.cohort(tmp_path_factory.mktemp("bench"), patients=4, side=10, images=False)
+    rng = np.random.default_rng(0)
+    for section in made:
+        counts = np.log1p(section.expression()[0].toarray())
+        section.embeddings.write(
+            FINGERPRINT,
+            (counts + rng.normal(size=counts.shape)).astype(np.float32),
+            present=np.ones(len(counts), bool),
+            card={"name": "toy", "encoder": {"modality": "image"}},
+        )
+    made.save_split(holdout(made.patients, name="held-out", test_patients=2))
+    return made
+
+
+def run(cohort, out, **changes):
+    options = {"cohort": cohort.path, "embedding": "toy", "split": "held-out", "out": out, **changes}
+    return bench_run(options.pop("name", "ridge-expression"), **options)
+
+
+def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(cohort, tmp_path, capsys):
+    out = run(cohort, tmp_path / "run", set=["n_genes=5"])
+    rows = read_results(out)
+    assert {r.model for r in rows} == {"toy", "mean", "library size", "position"}
+    assert {r.role for r in rows} == {"method", "baseline"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["subject"] == {"embedding": "toy", "fingerprint": FINGERPRINT, "modality": "image"}
+    assert set(manifest["protocols"]) == {r.protocol for r in rows}
+    assert manifest["protocols"][rows[0].protocol]["constants"]["n_genes"] == 5
+    assert manifest["split"]["digest"] == cohort.split("held-out").digest()
+    assert manifest["cpu_minutes"] >= 0
+    assert (out / "table.md").read_text().startswith("## expression")
+    assert "ridge-expression" in capsys.readouterr().out
+
+
+def test_all_takes_every_protocol_that_applies(cohort, tmp_path):
+    rows = read_results(run(cohort, tmp_path / "run", name="all", baselines=False))
+    assert {r.task for r in rows} == {"linear-probe", "expression"}
+
+
+def test_features_are_found_by_fingerprint_too_and_an_ambiguous_name_is_refused(cohort, tmp_path):
+    run(cohort, tmp_path / "run", embedding=FINGERPRINT, baselines=False)
+    with pytest.raises(ContractError, match=r"there are toy"):
+        run(cohort, tmp_path / "other", embedding="toi")
+    section = cohort[cohort.ids[0]]
+    section.embeddings.write(
+        "cd" * 8,
+        np.zeros((100, 2), np.float32),
+        present=np.ones(100, bool),
+        card={"name": "toy", "encoder": {"modality": "image"}},
+    )
+    with pytest.raises(ContractError, match="2 states"):
+        run(cohort, tmp_path / "third")
+    (section.embeddings.folder / ("cd" * 8)).rename(section.path / "set-aside")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"model": "x"}, RecipeError, "either --model or --embedding"),
+        ({"embedding": None}, RecipeError, "either --model or --embedding"),
+        ({"split": None}, SplitError, "no split was named"),
+        ({"split": "other"}, SplitError, "no split 'other'"),
+        ({"fold": "7"}, SplitError, "no fold '7'"),
+        ({"name": "ridge"}, RecipeError, "no protocol"),
+        ({"set": ["n_gene=3"]}, RecipeError, "n_genes"),
+        ({"name": "all", "set": ["n_genes=3"]}, RecipeError, "belong to one protocol"),
+        ({"prompts": "missing.yaml"}, RecipeError, "no such file"),
+        ({"name": "retrieval"}, ContractError, "two modalities"),
+    ],
+)
+def test_what_cannot_be_run_is_said_and_nothing_is_left(cohort, tmp_path, changes, error, says):
+    if "prompts" in changes:
+        changes = {"prompts": tmp_path / changes["prompts"]}
+    with pytest.raises(error, match=says):
+        run(cohort, tmp_path / "run", **changes)
+    assert not [p for p in tmp_path.iterdir() if not p.name.endswith(".lock")]
+
+
+def test_a_folder_that_is_there_is_never_written_over(cohort, tmp_path, capsys):
+    capsys.readouterr()
+    run(cohort, tmp_path / "run", baselines=False, quiet=True)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(StorageError, match="already written"):
+        run(cohort, tmp_path / "run", baselines=False)
+
+
+def test_runs_are_compared_on_the_screen_and_in_markdown(cohort, tmp_path, capsys):
+    first = run(cohort, tmp_path / "first")
+    second = run(cohort, tmp_path / "second", set=["alphas=[1000000]"])
+    third = run(cohort, tmp_path / "third")
+    capsys.readouterr()
+    target = bench_compare([first, second, third], out=tmp_path / "comparison.md")
+    text = target.read_text()
+    assert text.count("ridge-expression/1/") == 2
+    assert " @ " not in text  # equal values of equal quantities are one column
+    assert "toy" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match="no run"):
+        bench_compare([])
+
+
+def test_protocols_are_listed_and_shown_with_their_constants(capsys):
+    bench_list()
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("retrieval", "zero-shot", "linear-probe", "ridge-expression"))
+    bench_show("ridge-expression", set=["standardise=per-section"])
+    shown = capsys.readouterr().out
+    assert "z-scored within each test section" in shown
+    assert "digest:" in shown
+
+
+# ---- refits of a model's heads
+
+
+class _Toy(Encoder):
+    def __init__(self):
+        super().__init__()
+        self.card = EncoderCard(
+            name=f"toy-{self.modality}", modality=self.modality, dim=12, pooling="none", weights="none"
+        )
+
+    def encode(self, inputs):
+        return Encoded(inputs["x"])
+
+
+class ToyExpression(_Toy):
+    modality = "expression"
+
+    def prepare(self, raw):
+        return {"x": torch.log1p(torch.from_numpy(raw.counts.toarray()).float())}
+
+
+class ToyText(_Toy):
+    modality = "text"
+
+    def prepare(self, raw):
+        return {"x": torch.tensor([[float(sum(map(ord, t)) % (i + 5)) for i in range(12)] for t in raw])}
+
+
+@pytest.fixture
+def refits(cohort):
+    from triglyph.apply.trained import TrainedModel
+    from triglyph.models.alignment import Alignment, AlignmentConfig
+
+    config = AlignmentConfig(
+        towers={"expression": {"encoder": "toy-expression"}, "text": {"encoder": "toy-text"}},
+        pairs={"expression-text": 1.0},
+        dim=8,
+    )
+    torch.manual_seed(0)
+    model = Alignment(config, {"expression": ToyExpression(), "text": ToyText()})
+    trial = Trial.of(cohort, cohort.split("held-out"))
+    manifest = {"training_sections": [s.id for s in trial.train]}
+    return ShuffledRefits(TrainedModel(model, manifest), trial, epochs=2, batch_size=32), trial
+
+
+def test_refits_share_features_differ_by_seed_and_are_judged_like_the_model(refits):
+    make, trial = refits
+    first, again, other = make(0), make(0), make(1)
+    section = trial.test[0]
+    a, present = first.embed(section, "text")
+    assert np.isnan(a[~present]).all()
+    np.testing.assert_allclose(np.linalg.norm(a[present], axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(a, again.embed(section, "text")[0])
+    assert np.abs(a[present] - other.embed(section, "text")[0][present]).max() > 1e-3
+    rows = Retrieval().run(Subject("null", first), trial)
+    assert {r.direction for r in rows} == {"expression->text", "text->expression"}
+
+
+def test_sentences_and_captions_go_through_the_same_refitted_head(refits):
+    make, trial = refits
+    first, section = make(3), trial.test[0]
+    values, present = first.embed(section, "text")
+    at = int(np.flatnonzero(present)[0])
+    np.testing.assert_allclose(first.embed_text([section.captions[at]])[0], values[at], atol=1e-6)
+
+
+def test_refits_never_see_a_test_section(refits):
+    make, trial = refits
+    assert make(0).training_sections == tuple(s.id for s in trial.train)
+    n = sum(s.n_locations for s in trial.train)
+    assert all(len(values) == n == len(present) for values, present in make.features.values())

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from triglyph.encoders.base import Encoded, Encoder, EncoderCard, Inputs, Modality
+from triglyph.errors import ContractError
+from triglyph.models.alignment import Alignment, AlignmentConfig
+
+DIMS: dict[str, int] = {"image": 5, "expression": 4, "text": 3}
+
+
+class Tiny(Encoder):
+    """A linear map with BatchNorm and dropout; counts the rows it was asked to encode."""
+
+    modality: ClassVar[Modality] = "image"
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        dim = DIMS[modality]
+        self.card = EncoderCard(name=f"tiny-{modality}", modality=modality, dim=dim, pooling="none", weights="random")
+        self.linear, self.norm = nn.Linear(dim, dim), nn.BatchNorm1d(dim)
+        self.dropout = nn.Dropout(0.5)
+        self.encoded = 0
+
+    def prepare(self, raw: Any) -> Inputs:
+        return {"x": torch.as_tensor(raw, dtype=torch.float32)}
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        self.encoded += len(inputs["x"])
+        return Encoded(self.dropout(self.norm(self.linear(inputs["x"]))))
+
+
+def model(mode: str = "scratch", *, modalities: tuple[Modality, ...] = ("image", "expression", "text"), **changes: Any) -> Alignment:
+    pairs = {f"{a}-{b}": 1.0 for i, a in enumerate(modalities) for b in modalities[i + 1 :]}
+    values = {
+        "towers": {m: {"encoder": f"tiny-{m}", "mode": mode} for m in modalities},
+        "pairs": pairs,
+        "dim": 6,
+        "head": {"kind": "spatialwhisperer"},
+        **changes,
+    }
+    torch.manual_seed(0)
+    return Alignment(AlignmentConfig.model_validate(values), {m: Tiny(m) for m in modalities})
+
+
+def entry(modality: str, rows: list[int], *, seed: int = 0, features: bool = False) -> dict[str, Tensor]:
+    """Rows whose values depend on the row alone."""
+    rng = [np.random.default_rng([seed, r, len(modality)]) for r in rows]
+    values = torch.tensor(np.array([g.normal(size=DIMS[modality]) for g in rng]), dtype=torch.float32)
+    return {"rows": torch.tensor(rows), "features" if features else "x": values}
+
+
+def batch(have: dict[str, list[int]], *, n: int = 8, features: bool = False) -> dict[str, Any]:
+    return {
+        "n": n,
+        "index": torch.arange(n),
+        "section": torch.zeros(n, dtype=torch.long),
+        **{m: entry(m, rows, features=features) for m, rows in have.items()},
+    }
+
+
+def test_embeddings_have_unit_length_and_their_rows() -> None:
+    out = model()(batch({"image": [0, 1, 2], "expression": [1, 2, 5, 6], "text": [2, 1]}))
+    assert set(out.losses) == {"image-expression", "image-text", "expression-text", "total"}
+    for modality, values in out.embeddings.items():
+        torch.testing.assert_close(values.norm(dim=1), torch.ones(len(values)))
+        assert len(out.rows[modality]) == len(values)
+    assert torch.isfinite(out.losses["total"])
+
+
+def test_a_missing_modality_is_never_encoded_and_enters_no_statistic() -> None:
+    # The same image and expression rows, once alone and once among rows that have other modalities.
+    alone, among = model(), model()
+    seen = {"image": [0, 1, 2, 3], "expression": [0, 1, 2, 3]}
+    torch.manual_seed(1)
+    a = alone(batch(seen, n=4))
+    torch.manual_seed(1)
+    b = among(batch({**seen, "text": [4, 5, 6]}, n=7))
+    for modality in seen:
+        torch.testing.assert_close(a.embeddings[modality], b.embeddings[modality], rtol=0, atol=0)
+        for left, right in zip(alone.heads[modality].buffers(), among.heads[modality].buffers(), strict=True):
+            assert torch.equal(left, right)
+        for left, right in zip(alone.encoders[modality].buffers(), among.encoders[modality].buffers(), strict=True):
+            assert torch.equal(left, right)
+    fresh = model()
+    for left, right in zip(alone.heads["text"].buffers(), fresh.heads["text"].buffers(), strict=True):
+        assert torch.equal(left, right)
+    assert [alone.encoder(m).encoded for m in ("image", "expression", "text")] == [4, 4, 0]
+    assert [among.encoder(m).encoded for m in ("image", "expression", "text")] == [4, 4, 3]
+    assert float(a.losses["total"].detach()) == float(b.losses["total"].detach())
+
+
+def test_a_missing_modality_leaves_its_tower_without_a_gradient() -> None:
+    m = model()
+    m(batch({"image": [0, 1, 2], "expression": [0, 1, 2]})).losses["total"].backward()
+    assert all(p.grad is None for n, p in m.named_parameters() if ".text." in n)
+    assert all(p.grad is not None for n, p in m.named_parameters() if ".image." in n)
+
+
+def test_cached_features_skip_the_encoder_and_equal_encoding_anew() -> None:
+    m = model("locked").train()
+    have = {"image": [0, 1, 2], "expression": [0, 1, 2], "text": [0, 1, 2]}
+    encoded = m(batch(have))
+    cached = batch(have)
+    with torch.no_grad():
+        for modality in have:
+            x = cached[modality].pop("x")
+            cached[modality]["features"] = m.encoder(modality).encode({"x": x}).pooled
+            m.encoder(modality).encoded = 0
+    again = m(cached)
+    assert all(m.encoder(modality).encoded == 0 for modality in have)
+    for modality in have:
+        torch.testing.assert_close(encoded.embeddings[modality], again.embeddings[modality], rtol=0, atol=0)
+
+
+def test_locked_encoders_do_not_learn_and_stay_in_evaluation_mode() -> None:
+    m = model("locked").train()
+    before = {n: t.clone() for n, t in m.state_dict().items() if n.startswith("encoders.")}
+    m(batch({"image": [0, 1, 2], "expression": [0, 1, 2]})).losses["total"].backward()
+    assert all(p.grad is None for p in m.encoders.parameters())
+    assert all(torch.equal(before[n], t) for n, t in m.state_dict().items() if n in before)
+    assert not any(n.startswith("encoders.") for n in m.learnable())
+    assert not any(e.training for e in m.encoders.values())
+    assert m.heads["image"].training
+
+
+def test_in_the_frozen_warm_up_only_heads_learn() -> None:
+    m = model()
+    m.heads_only = True
+    m.train()
+    m(batch({"image": [0, 1, 2], "expression": [0, 1, 2]})).losses["total"].backward()
+    assert all(p.grad is None for p in m.encoders.parameters())
+    assert all(p.grad is not None for p in m.heads["image"].parameters())
+    assert not m.encoder("image").norm.num_batches_tracked
+
+
+def test_copies_of_a_caption_are_encoded_once_and_learn_the_same() -> None:
+    have = {"expression": [0, 1, 2, 3], "text": [0, 1, 2, 3]}
+    plain, unique = model(modalities=("expression", "text")).eval(), model(modalities=("expression", "text")).eval()
+    a, b = batch(have), batch(have)
+    a["text"]["x"] = a["text"]["x"][[0, 1, 0, 0]]
+    b["text"]["x"] = b["text"]["x"][[0, 1]]
+    b["text"]["copies"] = torch.tensor([0, 1, 0, 0])
+    a["duplicates"] = b["duplicates"] = {"text": torch.tensor([7, 8, 7, 7, 0, 0, 0, 0])}
+    losses = [m(x).losses["total"] for m, x in ((plain, a), (unique, b))]
+    assert unique.encoder("text").encoded == 2
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for left, right in zip(plain.parameters(), unique.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_identical_captions_are_no_negatives_only_where_text_takes_part() -> None:
+    m = model().eval()
+    x = batch({"image": [0, 1, 2, 3], "expression": [0, 1, 2, 3], "text": [0, 1, 2, 3]})
+    plain = m(x).losses
+    same = m({**x, "duplicates": {"text": torch.zeros(8, dtype=torch.long)}}).losses
+    assert float(same["image-expression"]) == float(plain["image-expression"])
+    assert float(same["image-text"]) == float(same["expression-text"]) == 0.0
+    assert float(plain["image-text"]) > 0
+
+
+def test_a_location_drawn_twice_is_no_negative_of_itself() -> None:
+    m = model().eval()
+    x = batch({"image": [0, 1], "expression": [0, 1]}, n=2)
+    assert float(m({**x, "index": torch.tensor([4, 4])}).losses["total"]) == 0.0
+
+
+def test_a_batch_without_any_pair_is_a_clear_error() -> None:
+    with pytest.raises(ContractError, match="no pair of modalities"):
+        model()(batch({"image": [0, 1, 2]}))
+
+
+def test_pooled_projected_and_embedded_are_three_things() -> None:
+    m = model().eval()
+    x = entry("image", [0, 1, 2])
+    pooled = m.pooled("image", x)
+    projected = m.projected("image", pooled)
+    assert pooled.shape == (3, 5)
+    assert projected.shape == (3, 6)
+    torch.testing.assert_close(m.embed("image", pooled), projected / projected.norm(dim=1, keepdim=True))
+    assert not torch.allclose(projected.norm(dim=1), torch.ones(3))
+
+
+def test_an_encoder_in_the_wrong_place_is_refused() -> None:
+    config = model().config
+    with pytest.raises(ContractError, match="no image encoder"):
+        Alignment(config, {m: Tiny("text") for m in config.modalities})
+    with pytest.raises(ContractError, match="no tower for text"):
+        model(modalities=("image", "expression")).encoder("text")
