@@ -36,6 +36,13 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def workers_of(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    import psutil
+
+    return [p.pid for p in psutil.Process(pid).children(recursive=True)]
+
+
 def fit(recipe: dict[str, Any], cohort: Path, out: Path, moment: str = "", number: int = 0) -> None:
     """Train; die at the `number`-th of some moment."""
     import torch

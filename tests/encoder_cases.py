@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from triglyph.encoders import registry
-from triglyph.encoders.base import Encoder, Expression
+from triglyph.encoders.base import Encoded, Encoder, Expression
 from triglyph.encoders.wordpiece import SPECIAL
 
 GENES = tuple(f"GENE{i}" for i in range(40))
@@ -94,3 +94,11 @@ def shared(name: str) -> Encoder:
 @torch.no_grad()
 def pooled(encoder: Encoder, given: Any) -> torch.Tensor:
     return encoder.encode(encoder.prepare(given)).pooled
+
+
+@cache
+@torch.no_grad()
+def output(name: str) -> Encoded:
+    """What the shared encoder makes of the default input, once a session."""
+    encoder = shared(name)
+    return encoder.encode(encoder.prepare(raw(encoder)))

@@ -139,14 +139,14 @@ def test_the_table_puts_one_quantity_in_one_line_with_the_methods_first(judged):
 
 
 def test_numbers_of_other_constants_never_share_a_line():
-    made, subject = trial(), Subject("method", FakeModel())
-    rows = [*RidgeExpression(n_genes=10).run(subject, made), *RidgeExpression(n_genes=20).run(subject, made)]
+    made, few, many = trial(), Subject("few", FakeModel()), Subject("many", FakeModel())
+    rows = [*RidgeExpression(n_genes=10).run(few, made), *RidgeExpression(n_genes=20).run(many, made)]
     assert all(len(line.values) == 1 for table in tabulate(rows) for line in table.lines)
 
 
 def test_a_value_inside_its_null_has_no_star(judged):
     low = [
-        r.model_copy(update={"value": 0.01}) if r.model == "method" and r.metric != "median-rank" else r for r in judged
+        r.model_copy(update={"value": 0.0}) if r.model == "method" and r.metric != "median-rank" else r for r in judged
     ]
     assert "*" not in "".join(
         c for t in tabulate(low) for x in t.lines for c in t.cells(x) if "rank" not in x.row.metric

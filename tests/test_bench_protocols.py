@@ -202,6 +202,7 @@ def test_zero_shot_names_its_aggregations_and_each_is_what_it_says():
     ]
     assert one(of, aggregation="pooled", group="all").value == pytest.approx(np.mean(pooled))
     assert one(of, aggregation="pooled", group="gland").value == pytest.approx(pooled[1])
+    assert one(of, aggregation="pooled", group="all").n_units == 3 * 36  # blocks of one section are not another's
     macro = one(of, aggregation="macro", group="all")
     assert macro.ci_low <= macro.value <= macro.ci_high
     assert macro.n_gallery == 193

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -16,7 +13,7 @@ import torch
 import encoder_cases as cases
 import small
 from triglyph.apply.embed import embed_cohort, embed_section, resolve_device
-from triglyph.encoders import registry
+from triglyph.encoders import registry, stain_texture
 from triglyph.encoders.base import Expression
 from triglyph.errors import GeneError, RecipeError, ScaleError
 from triglyph.tissue.cohort import Cohort
@@ -188,42 +185,47 @@ def test_auto_finds_a_device():
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-import triglyph.encoders.stain_texture as st
-from triglyph.workflows.embed import embed
-plain = st.window_features
-def slow(window):
-    time.sleep(0.004)
-    return plain(window)
-st.window_features = slow
-print("ready", flush=True)
-embed(Path(sys.argv[1]), encoder="stain-texture", batch_size=4, device="cpu")
-"""
+def embed_slowly(path: Path) -> None:
+    """As `triglyph embed`, in a child that lives long enough to be killed in the middle of a section."""
+    plain = stain_texture.window_features
+
+    def slow(window):
+        time.sleep(0.01)
+        return plain(window)
+
+    stain_texture.window_features = slow
+    embed_cohort(Cohort.open(path), registry.build("stain-texture"), batch_size=4, device="cpu", show=False)
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
-    whole = small.cohort(tmp_path / "whole", patients=3, side=5)
+def partial(cohort: Path) -> list[Path]:
+    return list(cohort.glob("sections/*/embeddings/.partial-*"))
+
+
+def test_a_run_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path):
+    whole = small.cohort(tmp_path / "whole", patients=4, side=5)
     fingerprint = embed_cohort(whole, registry.build("stain-texture"), show=False).fingerprint
-    broken = small.cohort(tmp_path / "broken", patients=3, side=5)
+    broken = small.cohort(tmp_path / "broken", patients=4, side=5).path
     rng = np.random.default_rng(0)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for _ in range(2):
-        child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(broken.path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
-        )
-        assert child.stdout.readline() == b"ready\n"
-        time.sleep(float(rng.uniform(0.3, 1.5)))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        for section in Cohort.open(broken.path):
+    in_the_middle = 0
+    for _ in range(8):
+        child = multiprocessing.get_context("fork").Process(target=embed_slowly, args=(broken,))
+        child.start()
+        before = set(partial(broken))
+        deadline = time.monotonic() + 30
+        while child.is_alive() and time.monotonic() < deadline and not set(partial(broken)) - before:
+            time.sleep(0.002)
+            before &= set(partial(broken))
+        time.sleep(float(rng.uniform(0, 0.06)))
+        child.kill()
+        child.join()
+        in_the_middle += bool(partial(broken))
+        for section in Cohort.open(broken):
             for name in section.embeddings.names():
                 assert section.embeddings.read(name).present.all(), "an entry is whole or not there"
-    report = embed_cohort(Cohort.open(broken.path), registry.build("stain-texture"), show=False)
-    assert sorted(report.embedded + report.already) == ["S0", "S1", "S2"]
-    for section in Cohort.open(broken.path):
+    assert in_the_middle >= 2, "the kills came too late to test anything"
+    report = embed_cohort(Cohort.open(broken), registry.build("stain-texture"), show=False)
+    assert sorted(report.embedded + report.already) == whole.ids
+    for section in Cohort.open(broken):
         a, b = section.embeddings.read(fingerprint), whole[section.id].embeddings.read(fingerprint)
         np.testing.assert_array_equal(np.asarray(a.values), np.asarray(b.values))
-        left = [p.name for p in (Path(section.path) / "embeddings").glob(".partial-*")]
-        assert left == []
+    assert partial(broken) == []

@@ -19,7 +19,7 @@ from triglyph.encoders.base import Expression
 from triglyph.errors import ContractError
 
 NAMES = registry.names()
-TEXT_AND_GENES = [n for n in NAMES if registry.card(n).modality != "image"]
+PADDED = [n for n in NAMES if registry.card(n).max_tokens]
 EXPRESSION = registry.names("expression")
 TRAINABLE = [n for n in NAMES if registry.card(n).weights == "random"]
 
@@ -47,9 +47,8 @@ def test_a_card_is_complete(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_output_has_a_row_for_each_input_and_is_finite(name):
-    encoder = cases.shared(name)
-    out = encoder.encode(encoder.prepare(cases.raw(encoder)))
-    assert out.pooled.shape == (4, encoder.card.dim)
+    out = cases.output(name)
+    assert out.pooled.shape == (4, cases.shared(name).card.dim)
     assert out.pooled.dtype == torch.float32
     assert torch.isfinite(out.pooled).all()
     if out.tokens is not None:
@@ -70,21 +69,19 @@ def test_inputs_are_tensors_whose_first_axis_is_the_row(name):
 def test_a_row_does_not_depend_on_its_batch(name):
     # Also a test of padding: rows have different lengths, and alone they have none.
     encoder = cases.shared(name)
-    given = cases.raw(encoder)
-    together = cases.pooled(encoder, given)
+    given, together = cases.raw(encoder), cases.output(name).pooled
     order = [3, 0, 1, 2]
     shuffled = cases.pooled(encoder, cases.take(given, order))
     torch.testing.assert_close(shuffled, together[order], rtol=1e-4, atol=2e-5)
-    alone = torch.cat([cases.pooled(encoder, cases.take(given, [i])) for i in range(4)])
-    torch.testing.assert_close(alone, together, rtol=1e-4, atol=2e-5)
+    for i in (0, 1):
+        alone = cases.pooled(encoder, cases.take(given, [i]))
+        torch.testing.assert_close(alone, together[[i]], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", TEXT_AND_GENES)
+@pytest.mark.parametrize("name", PADDED)
 def test_padding_never_changes_an_output(name):
     encoder = cases.shared(name)
     inputs = encoder.prepare(cases.raw(encoder))
-    if "mask" not in inputs:
-        pytest.skip("has no padding")
     padded = {
         "ids": torch.nn.functional.pad(inputs["ids"], (0, 5)),
         "mask": torch.nn.functional.pad(inputs["mask"], (0, 5)),
@@ -92,20 +89,18 @@ def test_padding_never_changes_an_output(name):
     # What lies under the padding must not matter either.
     padded["ids"][:, -5:] = 7
     with torch.no_grad():
-        torch.testing.assert_close(encoder.encode(padded).pooled, encoder.encode(inputs).pooled, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(encoder.encode(padded).pooled, cases.output(name).pooled, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_encoding_twice_gives_the_same_bits(name):
     encoder = cases.shared(name)
-    given = cases.raw(encoder, 3)
-    assert torch.equal(cases.pooled(encoder, given), cases.pooled(encoder, given))
+    assert torch.equal(cases.pooled(encoder, cases.raw(encoder)), cases.output(name).pooled)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_different_inputs_give_different_outputs(name):
-    encoder = cases.shared(name)
-    out = cases.pooled(encoder, cases.raw(encoder))
+    out = cases.output(name).pooled
     distances = torch.cdist(out, out) + torch.eye(4) * 1e9
     assert distances.min() > 1e-6
 
@@ -117,7 +112,7 @@ def test_a_rebuilt_encoder_is_the_same(name):
     again.load_assets(json.loads(json.dumps(encoder.assets())))
     again.load_state_dict(encoder.state_dict(), strict=True)
     assert again.fingerprint() == encoder.fingerprint()
-    given = cases.raw(encoder, 3)
+    given = cases.raw(encoder, 1)
     assert torch.equal(cases.pooled(again.eval(), given), cases.pooled(encoder, given))
 
 
@@ -249,7 +244,7 @@ def test_every_parameter_of_a_trainable_encoder_gets_a_gradient(name):
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_a_trainable_encoder_survives_the_journey_to_a_loader_worker(name):
     encoder = cases.make(name)
-    again = pickle.loads(pickle.dumps(encoder))  # noqa: S301
+    again = pickle.loads(pickle.dumps(encoder))
     given = cases.raw(encoder, 2)
     assert torch.equal(cases.pooled(again, given), cases.pooled(encoder, given))
 

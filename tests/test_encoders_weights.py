@@ -67,9 +67,10 @@ def published(name: str, encoder, folder: Path) -> dict[str, torch.Tensor]:
     elif name == "phikon-v2":
         renamed = {}
         for key, value in state.items():
-            for part, old in (("q", "query"), ("k", "key"), ("v", "value")):
-                key = key.replace(f".attention.{part}_proj.", f".attention.attention.{old}.")
-            renamed[key.replace(".attention.o_proj.", ".attention.output.dense.")] = value
+            old = key.replace(".attention.o_proj.", ".attention.output.dense.")
+            for part in ("query", "key", "value"):
+                old = old.replace(f".attention.{part[0]}_proj.", f".attention.attention.{part}.")
+            renamed[old] = value
         state = renamed
         save_file(state, folder / "model.safetensors")
         write_config(encoder, folder / "config.json")

@@ -32,19 +32,30 @@ def snapshot(out: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+def three_sections(folder: Path) -> Path:
     """Three sections of two patients, one of them with an image."""
-    folder = st_folder(tmp_path / "st", ("A1", "A2", "B1"))
+    st_folder(folder, ("A1", "A2", "B1"))
     for name in ("A2", "B1"):
         (folder / "images" / f"{name}.jpg").unlink()
     return folder
 
 
-def test_a_folder_becomes_a_cohort_with_a_picture_a_section(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cohort"
-    report = read([source], out=out, platform="st")
-    assert report.exit_code == 0
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three sections to read, and to break."""
+    return three_sections(tmp_path / "st")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort they make, read without harm; to look at only."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert read([three_sections(folder / "st")], out=folder / "cohort", platform="st").exit_code == 0
+    return folder / "cohort"
+
+
+def test_a_folder_becomes_a_cohort_with_a_picture_a_section(source: Path, whole: Path) -> None:
+    out = whole
     cohort = Cohort.open(out)
     assert cohort.patients == {"A1": "A", "A2": "A", "B1": "B"}
     assert list(pd.read_csv(out / "sections.csv")["section"]) == ["A1", "A2", "B1"]
@@ -101,8 +112,8 @@ def test_a_broken_section_is_reported_and_the_others_are_read(
     assert "spots file is missing" in said
     assert Cohort.open(out).ids == ["A1", "B1"]
     assert not leftovers(out)
-    whole = st_folder(tmp_path / "again", ("A1", "A2", "B1"))
-    (whole / "spots" / "A2_selection.tsv").rename(source / "spots" / "A2_selection.tsv")
+    again = st_folder(tmp_path / "again", ("A1", "A2", "B1"))
+    (again / "spots" / "A2_selection.tsv").rename(source / "spots" / "A2_selection.tsv")
     assert main(command) == 0
     assert Cohort.open(out).ids == ["A1", "A2", "B1"]
 
@@ -146,9 +157,8 @@ def test_what_a_dead_process_left_in_scratch_is_swept(source: Path, tmp_path: Pa
     assert not leftovers(out)
 
 
-def test_killed_at_any_moment_it_finishes_when_run_again(source: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_finishes_when_run_again(source: Path, whole: Path, tmp_path: Path) -> None:
     """Three kills at random moments in each other's wake, then a run to the end: the same bytes as an unharmed run."""
-    read([source], out=tmp_path / "whole", platform="st")
     out = tmp_path / "killed"
     code = (
         "import sys; from pathlib import Path; from triglyph.workflows.read import read; print('go', flush=True); "
@@ -173,7 +183,7 @@ def test_killed_at_any_moment_it_finishes_when_run_again(source: Path, tmp_path:
             assert (folder / "section.json").is_file()  # whole or not at all
     assert read([source], out=out, platform="st").exit_code == 0
     assert not leftovers(out)
-    one, two = snapshot(tmp_path / "whole"), snapshot(out)
+    one, two = snapshot(whole), snapshot(out)
     one["cohort.json"] = two["cohort.json"]  # holds the folder's name
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
@@ -204,9 +214,8 @@ def test_scale_bars_are_of_a_round_length(about: float, want: float) -> None:
     assert nice_length(about) == want
 
 
-def test_info_says_what_a_folder_is(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "cohort"
-    read([source], out=out, platform="st")
+def test_info_says_what_a_folder_is(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = whole
     assert (info(out).kind, info(out).facts["sections"], info(out).facts["patients"]) == ("cohort", 3, 2)
     section = info(out / "sections" / "A1")
     assert section.kind == "section"

@@ -90,7 +90,7 @@ def match_ranks(
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
         tied = np.abs(scores - best) <= tolerance
         wrong_tied = (tied & ~right).sum(axis=1)
-        before = ((scores > best) & ~tied & ~right).sum(axis=1)
+        before = (scores > best + tolerance).sum(axis=1)
         share = wrong_tied if ties == "pessimistic" else wrong_tied / ((tied & right).sum(axis=1) + 1.0)
         ranks[part] = 1.0 + before + share
     return ranks

@@ -37,6 +37,7 @@ from triglyph.training.release import save_model
 from triglyph.training.run import Run
 from triglyph.training.schedule import Schedule, parameter_groups, reproducible, seed_step
 from triglyph.training.towers import build_encoders, build_model, encode_locked, initial_fingerprints
+from triglyph.training.workers import leave_with_parent
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -219,6 +220,7 @@ class _Training:
             sampler=_Plan(self.batches, start=self.step, total=self.total),
             batch_size=None,
             num_workers=self.recipe.training.workers,
+            worker_init_fn=leave_with_parent,
             pin_memory=self.fabric.device.type == "cuda",
         )
         per_epoch, every = self.batches.steps_per_epoch, self.recipe.training.checkpoint_every

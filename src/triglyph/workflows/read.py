@@ -7,6 +7,8 @@ A broken section is reported and the others are read; a full disk stops the run.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -172,12 +174,14 @@ def read(
     cohort = Cohort.create(out)
     _sweep(out / SCRATCH)
     rows = []
-    for number, section in enumerate(sections, start=1):
-        mine = replace(options, image=images.get(section.section_id))
-        row = _read_one(cohort, reader, section, mine)
-        _say(console, row, f"{number}/{len(sections)}")
-        rows.append(row)
-    _sweep(out / SCRATCH)
+    try:
+        for number, section in enumerate(sections, start=1):
+            mine = replace(options, image=images.get(section.section_id))
+            row = _read_one(cohort, reader, section, mine)
+            _say(console, row, f"{number}/{len(sections)}")
+            rows.append(row)
+    finally:
+        _sweep(out / SCRATCH)
     cohort.refresh()
     report = ReadReport(out, tuple(rows))
     good = len(rows) - len(report.failed)
@@ -264,7 +268,7 @@ def _images(given: Sequence[str], sections: Sequence[SectionSource]) -> dict[str
 
 
 def _read_one(cohort: Cohort, reader: Reader, section: SectionSource, options: ReadOptions) -> SectionRow:
-    from triglyph.tissue.checks import safe_id
+    from triglyph.tissue.checks import check_draft, safe_id
 
     try:
         name = safe_id(section.section_id, where=section.root)
@@ -277,6 +281,8 @@ def _read_one(cohort: Cohort, reader: Reader, section: SectionSource, options: R
         with _scratch(options.scratch / name) as scratch:
             draft = reader.read(section, replace(options, scratch=scratch))
             draft.source["request"] = request
+            # Checked here too, where it is known which file a bad row stands in: readers name it first.
+            check_draft(draft, where=next(iter(section.files.values())))
             written = cohort.add(draft, scratch=scratch)
         _picture(written)
         return SectionRow(name, "read", _detail(written), tuple(written.info.source.get("notes", ())))
@@ -284,6 +290,15 @@ def _read_one(cohort: Cohort, reader: Reader, section: SectionSource, options: R
         if isinstance(error.__cause__, OSError) and isinstance(error, StorageError):
             raise  # a full disk: no other section would fare better
         return SectionRow(section.section_id, "failed", error.what, error=error)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            mend = "free some space (or choose another --out) and run the same command again"
+            raise StorageError(os.strerror(error.errno), where=cohort.path, mend=mend) from error
+        # Libraries raise any of these on files that are damaged in a way no reader foresaw; the run goes on.
+        where = f"{section.root}, section {section.section_id}"
+        broken = SourceError(f"cannot be read: {error!r}", where=where, mend="check the section's files")
+        broken.__cause__ = error
+        return SectionRow(section.section_id, "failed", broken.what, error=broken)
 
 
 def _request(section: SectionSource, options: ReadOptions) -> dict[str, Any]:

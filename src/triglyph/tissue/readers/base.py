@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from triglyph.errors import ContractError, RecipeError, SourceError
-from triglyph.storage import file_digest
+from triglyph.errors import ContractError, RecipeError, SourceError, StorageError
+from triglyph.storage import file_digest, read_json
 from triglyph.tissue.checks import checked_patient, image_size, outside_image
 from triglyph.tissue.draft import ImageSource, SectionDraft
 
@@ -206,6 +206,23 @@ def read_patients(path: Path) -> dict[str, dict[str, str]]:
         row["patient"] = checked_patient(row["patient"], where=f"{path}, line {line} (section {section!r})")
         rows[section] = row
     return rows
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A vendor's JSON object.
+
+    Raises
+    ------
+    SourceError
+        It is not JSON, or not an object.
+    """
+    try:
+        found = read_json(path)
+    except StorageError as error:
+        raise SourceError(error.what, where=path, mend=error.mend) from error
+    if not isinstance(found, dict):
+        raise SourceError("not a JSON object", where=path, mend="restore the file")
+    return found
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,18 @@ import anndata as ad
 import numpy as np
 
 from triglyph.errors import ScaleError, SourceError
-from triglyph.storage import read_json
 from triglyph.tissue.checks import MAX_ANISOTROPY, MAX_SCALE_DISAGREEMENT, image_size
 from triglyph.tissue.draft import ImageSource, SectionDraft
-from triglyph.tissue.readers.base import Notes, Origin, ReadOptions, SectionSource, keep_inside, origin, provenance
+from triglyph.tissue.readers.base import (
+    Notes,
+    Origin,
+    ReadOptions,
+    SectionSource,
+    keep_inside,
+    origin,
+    provenance,
+    read_record,
+)
 from triglyph.tissue.readers.pictures import section_image
 from triglyph.tissue.readers.scales import Scale, file_scale, nearest_pitch, settle_scale
 from triglyph.tissue.readers.tables import open_anndata, our_table, positions
@@ -77,7 +85,7 @@ class HestReader:
     def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
         """Counts, image and metadata of one section."""
         notes = Notes()
-        metadata = _metadata(section.file("metadata"))
+        metadata = read_record(section.file("metadata"))
         found = open_anndata(section.file("table"))
         image_path = section.files.get("image")
         scale = _scale(section, metadata, image_path, options, notes)
@@ -124,13 +132,6 @@ def without_controls(table: ad.AnnData, notes: Notes) -> ad.AnnData:
         notes.add(f"left out {int(control.sum())} control and unassigned codewords, which are no genes")
         table = table[:, ~control].copy()
     return table
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise SourceError("the metadata are not a JSON object", where=path, mend="restore the file")
-    return found
 
 
 def _number(metadata: dict[str, Any], key: str) -> float | None:

@@ -21,10 +21,9 @@ import numpy as np
 import pandas as pd
 
 from triglyph.errors import ScaleError, SourceError
-from triglyph.storage import read_json
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
-from triglyph.tissue.readers.base import Notes, ReadOptions, SectionSource, keep_inside, origin, provenance
+from triglyph.tissue.readers.base import Notes, ReadOptions, SectionSource, keep_inside, origin, provenance, read_record
 from triglyph.tissue.readers.counts import Counts, one_column_per_symbol, read_10x_h5, species_of
 from triglyph.tissue.readers.pictures import decode, section_image
 from triglyph.tissue.readers.scales import LatticeFit, Scale, file_scale, fit_lattice, settle_scale
@@ -63,7 +62,7 @@ class VisiumReader:
     def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
         """Counts of the spots in tissue; centres in µm from the full-resolution pixels."""
         notes = Notes()
-        positions, factors = _read_positions(section.file("positions")), _read_factors(section.file("scalefactors"))
+        positions, factors = _read_positions(section.file("positions")), read_record(section.file("scalefactors"))
         counts = one_column_per_symbol(read_10x_h5(section.file("counts"), notes), notes)
         lattice = _lattice(factors, section.files["scalefactors"])
         fit = fit_lattice(
@@ -157,13 +156,6 @@ def _read_positions(path: Path) -> pd.DataFrame:
         twice = numbers.index[numbers.index.duplicated()][0]
         raise SourceError(f"barcode {twice} has two positions", where=path, mend="restore the file")
     return numbers
-
-
-def _read_factors(path: Path) -> dict[str, Any]:
-    factors = read_json(path)
-    if not isinstance(factors, dict):
-        raise SourceError("the scale factors are not a JSON object", where=path, mend="restore the file")
-    return factors
 
 
 def _lattice(factors: dict[str, Any], path: Path) -> dict[str, Any]:
