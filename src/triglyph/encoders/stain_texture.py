@@ -96,7 +96,7 @@ def _patterns(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
             low_y, weight_y = _between(height, dy * _DIAGONAL)
             top, w = across[low_y + 1 : low_y + 1 + height], weight_y[:, None]
             value = (1 - w) * top + w * across[low_y + 2 : low_y + 2 + height]
-            code |= (value > centre).view(np.uint8) << np.uint8(bit)
+            code |= (value >= centre).view(np.uint8) << np.uint8(bit)
     histogram = np.bincount(_uniform()[code.reshape(-1)], minlength=10)
     return histogram / code.size
 
