@@ -59,8 +59,10 @@ def test_tokens_equal_the_definition(seed, max_tokens):
 
 
 def test_ties_are_broken_by_token_id_whatever_the_order_of_columns():
-    flat = RankVocabulary({g: 20 - i for i, g in enumerate(IDS[:6])}, {g: float(i + 1) for i, g in enumerate(IDS[:6])})
-    counts = np.array([[1, 2, 3, 4, 5, 6]]) * 49  # every count / median is 49
+    # Times 1 / median, not all of these ratios would be 1.
+    medians = [49.0, 98.0, 103.0, 107.0, 161.0, 187.0]
+    flat = RankVocabulary({g: 20 - i for i, g in enumerate(IDS[:6])}, dict(zip(IDS[:6], medians, strict=True)))
+    counts = np.array([medians], dtype=int)
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(6)
         found = flat.encode(

@@ -22,6 +22,7 @@ from PIL import Image
 from triglyph.tissue.pyramid import write_pyramid
 
 GENES = ("ERBB2", "KRT8", "COL1A1", "CD3E", "ALB")
+_GZIP: dict[str, Any] = {"method": "gzip", "mtime": 0}
 IDS = ("ENSG00000141736", "ENSG00000170421", "ENSG00000108821", "ENSG00000198851", "ENSG00000163631")
 
 
@@ -69,7 +70,8 @@ def st_folder(
         table = pd.DataFrame(
             counts(x.size, seed=seed + number), index=[f"{a}x{b}" for a, b in zip(x, y, strict=True)], columns=GENES
         )
-        table.iloc[::-1].to_csv(folder / "counts" / f"{section}.tsv.gz", sep="\t")  # not in the order of the spots
+        # Not in the order of the spots; without the time of day, so that bytes are the same each time.
+        table.iloc[::-1].to_csv(folder / "counts" / f"{section}.tsv.gz", sep="\t", compression=_GZIP)
         if images:
             size = round((side + 1) * 200 / mpp)
             Image.fromarray(picture(size, size, seed=number)).save(folder / "images" / f"{section}.jpg", quality=95)
@@ -200,7 +202,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 def edit_counts(path: Path, change: Any) -> None:
     """Rewrite a gzipped count table after `change(DataFrame) -> DataFrame`."""
     frame = pd.read_csv(path, sep="\t", index_col=0)
-    change(frame).to_csv(path, sep="\t")
+    change(frame).to_csv(path, sep="\t", compression=_GZIP)
 
 
 def edit_text(path: Path, change: Any) -> None:

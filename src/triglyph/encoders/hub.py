@@ -71,7 +71,7 @@ class HubEncoder(Encoder, abc.ABC):
         extra = {role: find_file(cls.card, names, weights=_folder(weights)) for role, names in cls.extra_files.items()}
         path = find_file(cls.card, cls.tensor_files, weights=weights)
         load_strict(encoder.tower(), read_tensors(path), where=path, canonical=encoder.canonical)
-        pass
+        encoder.restore_buffers()
         left = [n for n, t in [*encoder.named_parameters(), *encoder.named_buffers()] if t.is_meta]
         if left:
             raise WeightsError(f"tensors that no file fills: {', '.join(left[:6])}", where=path)

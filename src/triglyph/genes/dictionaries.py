@@ -16,6 +16,18 @@ from typing import Any
 from triglyph.errors import SourceError
 from triglyph.storage import read_json
 
+# What the unpickler raises on bytes that are no pickle; its documentation promises no list.
+_DAMAGED = (
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    struct.error,
+)
 _FORMATS = {
     "f4": "f", "f8": "d", "f2": "e", "i1": "b", "i2": "h", "i4": "i", "i8": "q",
     "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "b1": "?",
@@ -97,16 +109,7 @@ def read_dictionary(path: Path) -> dict[str, Any]:
                 where=path,
                 mend="use the file as published, or convert it to JSON where you trust it",
             ) from None
-        except (
-            EOFError,
-            ValueError,
-            TypeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            struct.error,
-            MemoryError,
-        ) as error:
+        except _DAMAGED as error:
             raise SourceError(
                 f"not a readable pickle ({type(error).__name__}: {error})", where=path, mend="fetch the file again"
             ) from None

@@ -188,9 +188,6 @@ def bench_run(
     return Path(out)
 
 
-bench = bench_run
-
-
 def bench_compare(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     """Put the results of several runs side by side, on the screen and as Markdown.
 

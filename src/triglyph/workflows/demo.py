@@ -103,6 +103,7 @@ def _judge(cohort: Cohort, runs: dict[str, Path], folder: Path, seed: int) -> li
                 null=20 if method else 0,
                 baselines=method,
                 seed=seed,
+                quiet=True,
             )
         rows = read_results(folder / name)
         results += rows if method else [r.model_copy(update={"role": "baseline", "model": BASELINE}) for r in rows]
