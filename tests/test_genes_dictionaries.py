@@ -74,6 +74,9 @@ def test_what_is_not_a_dictionary_of_genes_is_refused(tmp_path):
         path.write_bytes(pickle.dumps(value))
         with pytest.raises(SourceError, match=said):
             read_dictionary(path)
+    path.write_bytes(pickle.dumps({"A": 1.0})[:-4])
+    with pytest.raises(SourceError, match="not a readable pickle"):
+        read_dictionary(path)
     with pytest.raises(SourceError, match="no such file"):
         read_dictionary(tmp_path / "none.pkl")
     (tmp_path / "d.json").write_text("{not json")

@@ -18,6 +18,7 @@ from triglyph.storage import read_json
 
 # What the unpickler raises on bytes that are no pickle; its documentation promises no list.
 _DAMAGED = (
+    pickle.UnpicklingError,
     EOFError,
     ValueError,
     TypeError,
@@ -34,12 +35,16 @@ _FORMATS = {
 }  # fmt: skip
 
 
+class _Refused(Exception):
+    """A pickle names something that is neither a number nor a string."""
+
+
 class _Dtype:
     """Stands in for `numpy.dtype`: remembers a plain number's type and byte order."""
 
     def __init__(self, name: str, *_: Any) -> None:
         if name not in _FORMATS:
-            raise pickle.UnpicklingError(f"numpy.dtype({name!r})")
+            raise _Refused(f"numpy.dtype({name!r})")
         self.code, self.order = _FORMATS[name], "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -49,7 +54,7 @@ class _Dtype:
 def _scalar(dtype: Any, data: Any = b"") -> float | int | bool:
     """Stands in for `numpy.core.multiarray.scalar`."""
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("numpy.core.multiarray.scalar of something that is not a number")
+        raise _Refused("numpy.core.multiarray.scalar of something that is not a number")
     value: float | int | bool = struct.unpack(dtype.order + dtype.code, data)[0]
     return value
 
@@ -57,7 +62,7 @@ def _scalar(dtype: Any, data: Any = b"") -> float | int | bool:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """Stands in for `_codecs.encode`, which old protocols use to write bytes."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
+        raise _Refused(f"_codecs.encode with {encoding!r}")
     return text.encode("latin1")
 
 
@@ -76,10 +81,10 @@ class _Numbers(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
+            raise _Refused(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError(f"persistent id {pid!r}")
+        raise _Refused(f"persistent id {pid!r}")
 
 
 def read_dictionary(path: Path) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def read_dictionary(path: Path) -> dict[str, Any]:
                 found = _Numbers(stream).load()
         except FileNotFoundError:
             raise SourceError("there is no such file", where=path, mend="check the path") from None
-        except pickle.UnpicklingError as error:
+        except _Refused as error:
             raise SourceError(
                 f"the pickle holds more than numbers and strings, and was not opened: {error}",
                 where=path,

@@ -29,6 +29,7 @@ from triglyph.errors import ContractError
 from triglyph.models.base import Batch
 from triglyph.storage import write_json
 from triglyph.tissue.cohort import Cohort
+from triglyph.training.augment import augment
 from triglyph.training.batches import Batches
 from triglyph.training.dataset import Locations, Rows, training_rows
 from triglyph.training.progress import bar
@@ -37,7 +38,7 @@ from triglyph.training.release import save_model
 from triglyph.training.run import Run
 from triglyph.training.schedule import Schedule, parameter_groups, reproducible, seed_step
 from triglyph.training.towers import build_encoders, build_model, encode_locked, initial_fingerprints
-from triglyph.training.workers import leave_with_parent
+from triglyph.training.workers import START_METHOD, leave_with_parent
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -221,6 +222,7 @@ class _Training:
             batch_size=None,
             num_workers=self.recipe.training.workers,
             worker_init_fn=leave_with_parent,
+            multiprocessing_context=START_METHOD if self.recipe.training.workers else None,
             pin_memory=self.fabric.device.type == "cuda",
         )
         per_epoch, every = self.batches.steps_per_epoch, self.recipe.training.checkpoint_every
@@ -252,7 +254,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.training.lr * group["scale"] * factor
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.module(batch).losses
+        losses = self.module(augment(batch, self.recipe.training.augment)).losses
         total = losses["total"]
         if not torch.isfinite(total):
             raise ContractError(

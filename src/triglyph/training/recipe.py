@@ -22,6 +22,7 @@ from triglyph.cards import Frozen
 from triglyph.errors import RecipeError
 from triglyph.models.alignment import AlignmentConfig
 from triglyph.storage import atomic_file
+from triglyph.training.augment import AugmentConfig
 
 
 class DataConfig(Frozen):
@@ -64,6 +65,8 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(default=0.0, ge=0)
     """Of matrices; never of biases, norms, or the temperature."""
     clip_norm: float | None = Field(default=None, gt=0)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    """Of the windows of an image tower that learns."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, ge=1)

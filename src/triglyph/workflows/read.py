@@ -273,18 +273,19 @@ def _read_one(cohort: Cohort, reader: Reader, section: SectionSource, options: R
     try:
         name = safe_id(section.section_id, where=section.root)
         request = _request(section, options)
-        folder = cohort.folder(name)
-        if (folder / "section.json").is_file():
-            done = _same(cohort[name], request)
-            _picture(done)
-            return SectionRow(name, "already there", _detail(done))
         with _scratch(options.scratch / name) as scratch:
+            if (cohort.folder(name) / "section.json").is_file():
+                if name not in cohort:
+                    cohort.refresh()  # another process has just written it
+                done = _same(cohort[name], request)
+                _picture(done)
+                return SectionRow(name, "already there", _detail(done))
             draft = reader.read(section, replace(options, scratch=scratch))
             draft.source["request"] = request
             # Checked here too, where it is known which file a bad row stands in: readers name it first.
             check_draft(draft, where=next(iter(section.files.values())))
             written = cohort.add(draft, scratch=scratch)
-        _picture(written)
+            _picture(written)
         return SectionRow(name, "read", _detail(written), tuple(written.info.source.get("notes", ())))
     except TriglyphError as error:
         if isinstance(error.__cause__, OSError) and isinstance(error, StorageError):
@@ -366,8 +367,12 @@ def _sweep(scratch: Path) -> None:
 
 
 def _picture(section: Section) -> None:
+    """Draw the picture if it is missing; this process holds the section."""
     from triglyph.report.qc import write_qc
+    from triglyph.storage import PARTIAL
 
+    for half in section.path.glob(f"{PARTIAL}*-{QC}"):
+        half.unlink(missing_ok=True)
     if not (section.path / QC).is_file():
         write_qc(section, section.path / QC)
 
