@@ -147,13 +147,17 @@ def test_the_wrong_platform_names_the_right_one(source: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_dead_process_left_in_scratch_is_swept(source: Path, tmp_path: Path) -> None:
+def test_what_a_dead_process_left_is_swept(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "cohort"
     read([source], out=out, platform="st", only=["A1"])
     left = out / ".scratch" / "A1"
     left.mkdir(parents=True)
     (left / "A1.tif").write_bytes(b"half")
+    picture = out / "sections" / "A1" / "qc.png"
+    picture.rename(picture.with_name(".partial-99-qc.png"))
+    (out / ".partial-99-sections.csv").write_text("section,pat")
     read([source], out=out, platform="st")
+    assert picture.is_file()
     assert not leftovers(out)
 
 

@@ -25,6 +25,7 @@ _PUBLIC = {
     "read": "triglyph.workflows.read:read",
     "settings": "triglyph.settings:settings",
     "simulate": "triglyph.workflows.simulate:simulate",
+    "split": "triglyph.workflows.split:split",
     "train": "triglyph.workflows.train:train",
 }
 """Public name -> where it lives. `judge` is `triglyph bench run`: `bench` is a subpackage."""

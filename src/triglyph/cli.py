@@ -28,6 +28,7 @@ _VERBS = {
     "simulate": ("triglyph.workflows.simulate:simulate", "Make a cohort of tissue whose truth is known."),
     "read": ("triglyph.workflows.read:read", "Read vendor folders into a cohort; resumable."),
     "info": ("triglyph.workflows.info:info", "Say what a cohort, a section or a run is."),
+    "split": ("triglyph.workflows.split:split", "Divide a cohort into training and test sections."),
     "embed": ("triglyph.workflows.embed:embed", "Run a frozen encoder over a cohort, once."),
     "train": ("triglyph.workflows.train:train", "Train a recipe; run it again to go on where it stopped."),
 }

@@ -12,7 +12,6 @@ import math
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +84,7 @@ def fit(
         recipe = load_recipe(recipe, overrides=overrides or ())
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(Path(cohort))
     run = Run(Path(out))
-    job = _Job(recipe, cohort.path.absolute(), run.path.absolute(), show)
+    job = _Job(recipe, cohort.path.absolute(), run.path.absolute(), show=show)
     run.start(recipe, job.data_identity(cohort))
     if run.finished:
         return run.path
@@ -102,14 +101,12 @@ def fit(
     return run.path
 
 
-@dataclass(frozen=True)
 class _Job:
     """What a process must be told to take part; picklable."""
 
-    recipe: Recipe
-    cohort: Path
-    out: Path
-    show: bool
+    # Not a dataclass: Fabric goes through those it launches with, looking for modules, and refuses frozen ones.
+    def __init__(self, recipe: Recipe, cohort: Path, out: Path, *, show: bool) -> None:
+        self.recipe, self.cohort, self.out, self.show = recipe, cohort, out, show
 
     def sections(self, cohort: Cohort) -> dict[str, tuple[str, ...]]:
         data = self.recipe.data

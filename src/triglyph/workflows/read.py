@@ -173,6 +173,7 @@ def read(
     images = _images(image or [], sections)
     cohort = Cohort.create(out)
     _sweep(out / SCRATCH)
+    _sweep_manifest(out)
     rows = []
     try:
         for number, section in enumerate(sections, start=1):
@@ -342,7 +343,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{folder.name}.lock"):
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         try:
             yield folder
         finally:
@@ -364,6 +365,17 @@ def _sweep(scratch: Path) -> None:
             continue
     if not any(p.is_dir() for p in scratch.iterdir()):
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep_manifest(cohort: Path) -> None:
+    """Remove what a process left that died while it wrote the manifest, under the lock it is written under."""
+    from filelock import FileLock
+
+    from triglyph.storage import PARTIAL
+
+    with FileLock(cohort / ".sections.csv.lock"):
+        for half in cohort.glob(f"{PARTIAL}*-sections.csv"):
+            half.unlink(missing_ok=True)
 
 
 def _picture(section: Section) -> None:

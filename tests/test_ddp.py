@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import children
+import numpy as np
+import pytest
+import small
+import torch
+from test_training_resume import RECIPE
+from torch import Tensor
+
+from triglyph.objectives.contrastive import Temperature, contrastive_loss
+from triglyph.objectives.gather import gather_batch
+from triglyph.training.recipe import deep_merge
+
+PAIRS = {("image", "expression"): 1.0, ("image", "text"): 0.5, ("expression", "text"): 2.0}
+WHO = [
+    {"image": [0, 1, 3], "expression": [0, 1, 2, 3, 4], "text": []},
+    {"image": [0], "expression": [0, 1], "text": [0, 1, 2]},
+]
+NS = [5, 3]
+
+
+def part(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Embeddings before normalisation, positions and caption keys of one process; counts differ, one has no text."""
+    embeddings, rows = {}, {}
+    for number, (modality, positions) in enumerate(WHO[rank].items()):
+        rng = np.random.default_rng([rank, number])
+        embeddings[modality] = torch.from_numpy(rng.normal(size=(len(positions), 4))).float().requires_grad_()
+        rows[modality] = torch.tensor(positions, dtype=torch.long)
+    keys = torch.tensor([0, 1, 2, 0, 1] if rank == 0 else [2, 5, 0])
+    return embeddings, rows, keys
+
+
+def loss_of(
+    embeddings: dict[str, Tensor], rows: dict[str, Tensor], keys: Tensor, temperature: Temperature
+) -> dict[str, Tensor]:
+    unit = {m: torch.nn.functional.normalize(z, dim=-1) for m, z in embeddings.items()}
+    return contrastive_loss(unit, rows, pairs=PAIRS, temperature=temperature, duplicates={"text": keys})
+
+
+def one_process(rank: int, folder: Path) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    embeddings, rows, keys = part(rank)
+    temperature = Temperature()
+    unit = {m: torch.nn.functional.normalize(z, dim=-1) for m, z in embeddings.items()}
+    if rank == 0:
+        unit["text"] = torch.zeros(0, 4)  # as a model without text rows gives it: no graph behind it
+    everywhere, every_row, found = gather_batch(unit, rows, {"text": keys}, n=NS[rank])
+    losses = contrastive_loss(everywhere, every_row, pairs=PAIRS, temperature=temperature, duplicates=found)
+    losses["total"].backward()
+    torch.save(
+        {
+            "losses": {k: float(v.detach()) for k, v in losses.items()},
+            # Data-parallel training averages gradients of parameters over processes.
+            "grads": {m: z.grad / 2 for m, z in embeddings.items() if z.grad is not None},
+            "temperature": temperature.log_scale.grad,
+        },
+        folder / f"{rank}.pt",
+    )
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path: Path) -> None:
+    processes = [children.CONTEXT.Process(target=one_process, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [p.exitcode for p in processes] == [0, 0]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    parts = [part(rank) for rank in range(2)]
+    whole = {m: torch.cat([p[0][m] for p in parts]) for m in WHO[0]}
+    rows = {m: torch.cat([parts[0][1][m], parts[1][1][m] + NS[0]]) for m in WHO[0]}
+    temperature = Temperature()
+    losses = loss_of(whole, rows, torch.cat([p[2] for p in parts]), temperature)
+    losses["total"].backward()
+    for rank in range(2):
+        assert found[rank]["losses"].keys() == losses.keys()
+        for name, value in losses.items():
+            assert found[rank]["losses"][name] == pytest.approx(float(value.detach()), rel=1e-6)
+        torch.testing.assert_close(found[rank]["temperature"], temperature.log_scale.grad)
+        for modality, grad in found[rank]["grads"].items():
+            torch.testing.assert_close(grad, parts[rank][0][modality].grad, rtol=1e-5, atol=1e-8)
+    assert "text" in found[1]["grads"]
+
+
+def test_without_other_processes_gathering_changes_nothing() -> None:
+    embeddings, rows, keys = part(0)
+    out = gather_batch(embeddings, rows, {"text": keys}, n=5)
+    assert out == (embeddings, rows, {"text": keys})
+
+
+NO_DROPOUT: dict[str, Any] = deep_merge(
+    RECIPE,
+    {
+        "model": {
+            "head": {"kind": "mlp", "dropout": 0.0},
+            "towers": {
+                "expression": {"options": {"dropout": 0.0, "input_dropout": 0.0}},
+                "text": None,
+            },
+            "pairs": {"image-text": None, "expression-text": None},
+        },
+        "training": {"accelerator": "cpu", "epochs": 2},
+    },
+)
+
+
+def test_training_on_two_devices_equals_training_on_one(tmp_path: Path) -> None:
+    # Negatives come from both processes and a step has the same rows, so only rounding differs.
+    cohort = small.cohort(tmp_path)
+    two = deep_merge(NO_DROPOUT, {"training": {"devices": 2}})
+    assert children.run(children.fit, NO_DROPOUT, cohort.path, tmp_path / "one") == 0
+    assert children.run(children.fit, two, cohort.path, tmp_path / "two") == 0
+    one_log, two_log = (
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two")
+    )
+    assert len(one_log) == len(two_log) == 8
+    for a, b in zip(one_log, two_log, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert json.loads((tmp_path / "two/manifest.json").read_text())["processes"] == 2
