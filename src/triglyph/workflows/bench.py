@@ -386,15 +386,26 @@ class _Clock:
 
 
 def _print(tables: Sequence[Table]) -> None:
+    """A heading per quantity, a line per model: fits a terminal. `table.md` has them side by side, and each patient."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
 
+    from triglyph.bench.table import show
+
     console = Console()
     for table in tables:
-        shown = RichTable(*map(escape, table.header()), title=table.task, title_justify="left")
+        console.rule(f"[bold]{escape(table.task)}", align="left")
         for line in table.lines:
-            shown.add_row(*map(escape, table.cells(line)))
-        console.print(shown)
+            if line.row.aggregation not in ("per-section", "macro"):
+                continue
+            direction, metric, over, where, chance = table.cells(line)[:5]
+            console.print(f"[bold]{escape(direction)}  {escape(metric)}[/]  {over}, {where}, chance {chance}")
+            shown = RichTable.grid(padding=(0, 2, 0, 2))
+            shown.add_column(no_wrap=True)
+            shown.add_column(no_wrap=True)
+            for model, row in line.values.items():
+                shown.add_row(escape(model), escape(show(row) + ("*" if line.starred(model) else "")))
+            console.print(shown)
         for note in table.notes():
             console.print(f"  {note}", markup=False, highlight=False)

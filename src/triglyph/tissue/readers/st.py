@@ -240,7 +240,7 @@ def _table(section: SectionSource, counts: Counts, spots: pd.DataFrame, scale: S
     if empty:
         notes.add(f"{empty} spots have a position and no counts; they are not in the table")
     barcodes = counts.barcodes[known]
-    at = spots[:len(barcodes)]
+    at = spots.loc[barcodes.tolist()]
     obs = pd.DataFrame(
         {
             "array_row": at["y"].to_numpy(dtype=np.int64),
