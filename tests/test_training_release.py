@@ -146,6 +146,9 @@ def planted(model: Alignment, n: int = 600, seed: int = 0) -> dict[str, tuple[np
     for m in model.modalities:
         dim = model.encoder(m).card.dim
         values = (cause @ rng.normal(size=(6, dim)) + 0.1 * rng.normal(size=(n, dim))).astype(np.float32)
+        if m in model.scalers:
+            scale = model.scaler(m).scale.numpy()
+            values = values / np.where(scale > 0, scale, 1) + model.scaler(m).mean.numpy()
         here = rng.random(n) < 0.9
         values[~here] = np.nan
         found[m] = values, here

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -144,12 +145,13 @@ def _fabric(recipe: Recipe) -> Fabric:
     config = recipe.training
     strategy: Any = "auto"
     if config.devices * config.nodes > 1:
-        # Started from outside (SLURM, torchrun), processes are there already; else they are spawned.
+        # Started from outside (SLURM, torchrun), processes are there already; else they are started afresh, since a
+        # forked process cannot use a GPU that its parent has touched.
         outside = (
             config.nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
         )
         # A batch may lack a modality, and its tower then has no gradient.
-        strategy = DDPStrategy(start_method="popen" if outside else "spawn", find_unused_parameters=True)
+        strategy = DDPStrategy(start_method="popen" if outside else "spawn" if sys.platform == "win32" else "forkserver", find_unused_parameters=True)
     return Fabric(
         accelerator=config.accelerator,
         devices=config.devices,
