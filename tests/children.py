@@ -6,16 +6,27 @@ no thread pool of the test process is inherited.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["triglyph.training.loop", "lightning.fabric", "timm", "transformers", "tokenizers", "anndata", "safetensors.torch"]
+    [
+        "triglyph.training.loop",
+        "lightning.fabric",
+        "timm.models.vision_transformer",
+        "transformers.models.bert.modeling_bert",
+        "tokenizers.trainers",
+        "anndata.experimental",
+        "safetensors.torch",
+        "torch.distributed.nn",
+    ]
 )
 
 
@@ -36,11 +47,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def workers_of(pid: int) -> list[int]:
-    """Processes that a process has started."""
+def gone(out: Path, *, within: float = 20.0) -> bool:
+    """Whether the loader workers of a trainer that killed itself end too."""
     import psutil
 
-    return [p.pid for p in psutil.Process(pid).children(recursive=True)]
+    pids = json.loads((out.parent / "workers.json").read_text())
+    deadline = time.monotonic() + within
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return len(pids) > 0 and not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def fit(recipe: dict[str, Any], cohort: Path, out: Path, moment: str = "", number: int = 0) -> None:
@@ -79,6 +94,8 @@ def fit(recipe: dict[str, Any], cohort: Path, out: Path, moment: str = "", numbe
         die()
 
     def dead(*_: Any) -> None:
+        workers = [process.pid for process in multiprocessing.active_children()]
+        (out.parent / "workers.json").write_text(json.dumps(workers))
         die()
 
     match moment:

@@ -14,7 +14,9 @@ groups = st.lists(st.sampled_from(["a", "a+b", "b+c"]), min_size=1, max_size=80)
 
 
 @settings(max_examples=60, deadline=None)
-@given(groups=groups, batch_size=st.integers(1, 20), seed=st.integers(0, 99), epoch=st.integers(0, 5), drop=st.booleans())
+@given(
+    groups=groups, batch_size=st.integers(1, 20), seed=st.integers(0, 99), epoch=st.integers(0, 5), drop=st.booleans()
+)
 def test_an_epoch_holds_every_row_once(groups: list[str], batch_size: int, seed: int, epoch: int, drop: bool) -> None:
     if drop and len(groups) < batch_size:
         return

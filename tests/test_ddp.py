@@ -122,7 +122,8 @@ def test_training_on_two_devices_equals_training_on_one(tmp_path: Path) -> None:
     assert children.run(children.fit, NO_DROPOUT, cohort.path, tmp_path / "one") == 0
     assert children.run(children.fit, two, cohort.path, tmp_path / "two") == 0
     one_log, two_log = (
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two")
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
     )
     assert len(one_log) == len(two_log) == 8
     for a, b in zip(one_log, two_log, strict=True):

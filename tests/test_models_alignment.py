@@ -35,7 +35,9 @@ class Tiny(Encoder):
         return Encoded(self.dropout(self.norm(self.linear(inputs["x"]))))
 
 
-def model(mode: str = "scratch", *, modalities: tuple[Modality, ...] = ("image", "expression", "text"), **changes: Any) -> Alignment:
+def model(
+    mode: str = "scratch", *, modalities: tuple[Modality, ...] = ("image", "expression", "text"), **changes: Any
+) -> Alignment:
     pairs = {f"{a}-{b}": 1.0 for i, a in enumerate(modalities) for b in modalities[i + 1 :]}
     values = {
         "towers": {m: {"encoder": f"tiny-{m}", "mode": mode} for m in modalities},

@@ -157,7 +157,9 @@ def test_an_epoch_over_locked_towers_reads_no_pixel(
         assert len(data[np.arange(start, min(start + 16, len(rows)))]["image"]["features"])
 
 
-def test_embeddings_are_made_once_and_absent_rows_are_not_a_number(cohort: Cohort, encoders: dict[str, Encoder]) -> None:
+def test_embeddings_are_made_once_and_absent_rows_are_not_a_number(
+    cohort: Cohort, encoders: dict[str, Encoder]
+) -> None:
     section = cohort["S1"]
     fingerprint = encode_section(section, encoders["text"])
     stored = section.embeddings.read(fingerprint)
@@ -194,6 +196,8 @@ def test_features_of_other_rows_are_refused(cohort: Cohort, encoders: dict[str, 
     fingerprint = "0" * 16
     store = cohort["S0"].embeddings
     if not store.has(fingerprint):
-        store.write(fingerprint, np.zeros((36, 4), dtype=np.float32), present=np.arange(36) > 3, card={"name": "partial"})
+        store.write(
+            fingerprint, np.zeros((36, 4), dtype=np.float32), present=np.arange(36) > 3, card={"name": "partial"}
+        )
     with pytest.raises(ContractError, match="lack 4 locations"):
         Locations(rows, encoders, cached={"image": fingerprint})

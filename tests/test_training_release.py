@@ -22,7 +22,11 @@ from triglyph.training.release import load_model, save_model
 
 LOCKED = deep_merge(
     RECIPE,
-    {"model": {"towers": {"image": {"encoder": "stain-texture", "mode": "locked", "options": None, "standardise": True}}}},
+    {
+        "model": {
+            "towers": {"image": {"encoder": "stain-texture", "mode": "locked", "options": None, "standardise": True}}
+        }
+    },
 )
 LOCKED["model"]["towers"]["image"]["options"] = {}
 
@@ -181,7 +185,8 @@ def test_refits_are_a_function_of_the_seed(run: Path) -> None:
     model = TrainedModel.open(run).model
     features = planted(model, n=120)
     a, b, c = (
-        refit_heads(model, features, seed=s, epochs=1, batch_size=40, shuffle_pairs=True).state_dict() for s in (1, 1, 2)
+        refit_heads(model, features, seed=s, epochs=1, batch_size=40, shuffle_pairs=True).state_dict()
+        for s in (1, 1, 2)
     )
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["heads.image.1.weight"], c["heads.image.1.weight"])

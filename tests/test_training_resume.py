@@ -110,6 +110,8 @@ def test_a_killed_run_started_again_ends_bit_for_bit_as_an_uninterrupted_one(
     out = tmp_path / "run"
     assert children.run(children.fit, recipe, cohort, out, moment, number) == -9
     assert not (out / "manifest.json").exists()
+    if workers:
+        assert children.gone(out)
     assert children.run(children.fit, recipe, cohort, out) == 0
     assert_equal_runs(whole, out)
 

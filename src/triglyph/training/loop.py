@@ -93,12 +93,13 @@ def fit(
     with reproducible(on_cpu=fabric.device.type == "cpu"):
         # What every process needs is made once, before there are several.
         sections = [cohort[s] for s in (*job.sections(cohort)["train"], *job.sections(cohort)["val"])]
-        encoders = build_encoders(recipe, job.rows(cohort, "train"), run)
+        rows = job.rows(cohort, "train")
+        encoders = build_encoders(recipe, rows, run)
         encode_locked(sections, recipe, encoders, initial_fingerprints(run), device=fabric.device, show=show)
         if recipe.training.devices * recipe.training.nodes > 1:
             fabric.launch(_one_of_many, job)
         else:
-            _Training(fabric, job, encoders).run()
+            _Training(fabric, job, cohort, rows, encoders).run()
     return run.path
 
 
@@ -151,7 +152,10 @@ def _fabric(recipe: Recipe) -> Fabric:
             config.nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
         )
         # A batch may lack a modality, and its tower then has no gradient.
-        strategy = DDPStrategy(start_method="popen" if outside else "spawn" if sys.platform == "win32" else "forkserver", find_unused_parameters=True)
+        strategy = DDPStrategy(
+            start_method="popen" if outside else "spawn" if sys.platform == "win32" else "forkserver",
+            find_unused_parameters=True,
+        )
     return Fabric(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -178,18 +182,18 @@ class _Plan(Sampler[NDArray[np.int64]]):
 def _one_of_many(fabric: Fabric, job: _Job) -> None:
     """Train as one of several processes."""
     with reproducible(on_cpu=fabric.device.type == "cpu"):
-        _Training(fabric, job, None).run()
+        cohort = Cohort.open(job.cohort)
+        rows = job.rows(cohort, "train")
+        _Training(fabric, job, cohort, rows, build_encoders(job.recipe, rows, Run(job.out))).run()
 
 
 class _Training:
     """The state of a run in one process."""
 
-    def __init__(self, fabric: Fabric, job: _Job, encoders: dict[str, Encoder] | None) -> None:
+    def __init__(self, fabric: Fabric, job: _Job, cohort: Cohort, rows: Rows, encoders: dict[str, Encoder]) -> None:
         self.fabric, self.job, self.recipe = fabric, job, job.recipe
         self.folder = Run(job.out)
-        self.cohort = Cohort.open(job.cohort)
-        rows = job.rows(self.cohort, "train")
-        self.encoders = build_encoders(self.recipe, rows, self.folder) if encoders is None else encoders
+        self.cohort, self.encoders = cohort, encoders
         prints = initial_fingerprints(self.folder)
         self.cached: dict[str, str] = {m: prints[m] for m in self.recipe.model.locked}
         self.data = Locations(rows, self.encoders, cached=self.cached)
