@@ -51,7 +51,7 @@ def test_weights_decide_the_mixture_and_small_groups_come_round_again() -> None:
     batches = Batches(GROUPS, batch_size=20, seed=0, weights=weights)
     rows = np.concatenate([batches.batch(0, s) for s in range(len(batches))])
     names, counts = np.unique(GROUPS[rows], return_counts=True)
-    assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {k: 50 for k in weights}
+    assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == dict.fromkeys(weights, 50)
     small = rows[GROUPS[rows] == "image+expression+text"]
     assert set(np.unique(small, return_counts=True)[1].tolist()) <= {2, 3}
 

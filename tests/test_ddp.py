@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import children
 import numpy as np
 import pytest
-import small
 import torch
-from test_training_resume import RECIPE
 from torch import Tensor
 
+import children
+import small
+from test_training_resume import RECIPE
 from triglyph.objectives.contrastive import Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch
 from triglyph.training.recipe import deep_merge

@@ -7,9 +7,9 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import small
 import torch
 
+import small
 from triglyph.encoders import registry
 from triglyph.encoders.base import Encoder, Expression
 from triglyph.errors import ContractError

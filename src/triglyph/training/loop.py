@@ -9,6 +9,7 @@ ours on Fabric, which brings devices, precision and data-parallel processes, and
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import platform
 import sys
@@ -151,6 +152,9 @@ def _fabric(recipe: Recipe) -> Fabric:
         outside = (
             config.nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
         )
+        if not outside:
+            # Imported once, in the server that the others are forked from.
+            multiprocessing.set_forkserver_preload(["lightning.fabric", "triglyph.training.loop"])
         # A batch may lack a modality, and its tower then has no gradient.
         strategy = DDPStrategy(
             start_method="popen" if outside else "spawn" if sys.platform == "win32" else "forkserver",

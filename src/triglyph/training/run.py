@@ -1,6 +1,7 @@
 """The run folder: what a run is, how far it has come, what it logged.
 
     recipe.yaml            as given, every default written out
+    data.json              digests of the split and of the sections it is trained on; resuming on others is refused
     towers.json            what encoders learnt from the training sections before the first step
     checkpoints/last.ckpt  resume; holds tensors and plain values alone
     log.jsonl              one line per step
