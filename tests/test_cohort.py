@@ -65,11 +65,39 @@ def test_a_missing_folder_a_double_row_and_an_empty_patient_are_errors(cohort):
     with pytest.raises(ContractError, match="listed twice: S0"):
         Cohort.open(cohort.path)
     table.assign(patient=["P0", "", "P2"]).to_csv(path, index=False)
-    with pytest.raises(ContractError, match="no patient for S1"):
+    with pytest.raises(ContractError, match=r"patient is not known[\s\S]*section S1"):
+        Cohort.open(cohort.path)
+    table.assign(patient=["P0", "NA", "P2"]).to_csv(path, index=False)
+    with pytest.raises(ContractError, match="section S1"):
         Cohort.open(cohort.path)
     table.to_csv(path, index=False)
     shutil.rmtree(cohort.path / "sections" / "S1")
     with pytest.raises(ContractError, match="not there: S1"):
+        Cohort.open(cohort.path)
+
+
+def test_one_patient_spelt_twice_is_refused_before_it_leaks(cohort):
+    path = cohort.path / "sections.csv"
+    table = pd.read_csv(path)
+    table.assign(patient=["P0", "p0", "P2"]).to_csv(path, index=False)
+    with pytest.raises(ContractError, match="spelt twice"):
+        Cohort.open(cohort.path)
+    table.assign(patient=["P0", "P0 ", "P2"]).to_csv(path, index=False)
+    assert Cohort.open(cohort.path).patients["S1"] == "P0"
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "section,patient\n", "a,b\n1\n2,3,4,5\n", "section,patient,block,organ\nS0,P,,\n"]
+)
+def test_a_manifest_that_is_no_table_is_named(cohort, broken):
+    (cohort.path / "sections.csv").write_text(broken)
+    with pytest.raises(ContractError, match=r"sections\.csv"):
+        Cohort.open(cohort.path)
+
+
+def test_a_copied_section_is_not_another_section(cohort):
+    shutil.copytree(cohort.path / "sections" / "S0", cohort.path / "sections" / "S9")
+    with pytest.raises(ContractError, match="'S9' holds the section 'S0'"):
         Cohort.open(cohort.path)
 
 

@@ -7,6 +7,7 @@ process left behind is removed by the next one that writes the same target.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -56,6 +57,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """A path to write to, renamed over `target` when the block ends without error."""
     with _storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_dead(target)
         # The suffix is kept, since writers choose formats by it.
         partial = target.parent / f"{PARTIAL}{os.getpid()}-{target.name}"
         try:
@@ -92,6 +94,24 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sweep_dead(target: Path) -> None:
+    """Remove what processes of this machine that no longer live left of `target`."""
+    for leftover in target.parent.glob(f"{PARTIAL}*-{glob.escape(target.name)}"):
+        pid = leftover.name.removeprefix(PARTIAL).split("-")[0]
+        if pid.isdecimal() and int(pid) != os.getpid() and not _alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _fsync(path: Path) -> None:

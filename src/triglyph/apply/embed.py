@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from triglyph.apply.reports import EmbedReport
-from triglyph.encoders.base import Encoder, Expression
-from triglyph.encoders.expression import ExpressionEncoder
-from triglyph.errors import GeneError, RecipeError, TriglyphError
+from triglyph.encoders.base import Encoder
+from triglyph.errors import RecipeError, TriglyphError
 from triglyph.training.features import Progress, encode_section, present
 
 if TYPE_CHECKING:
@@ -78,8 +77,6 @@ def embed_section(
     outcome: Outcome = "already" if section.embeddings.has(fingerprint) else "embedded"
     if outcome == "embedded" and not present(section, encoder.card.modality).any():
         outcome = "absent"
-    elif outcome == "embedded":
-        _check_genes(section, encoder)
     if outcome != "absent":
         try:
             encode_section(
@@ -175,16 +172,3 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise RecipeError(f"no device {name!r} here: {first}", mend="use auto, cpu, cuda or cuda:N") from None
-
-
-def _check_genes(section: Section, encoder: Encoder) -> None:
-    if not isinstance(encoder, ExpressionEncoder):
-        return
-    counts, symbols, ensembl_ids, measured = section.expression()
-    found, known = encoder.matched(Expression(counts, symbols, ensembl_ids, measured))
-    if found == 0:
-        raise GeneError(
-            f"none of its {len(symbols)} genes is among the {known} that {encoder.card.name} knows",
-            where=f"section {section.id}, such as {', '.join(symbols[:3])}",
-            mend="check symbols and Ensembl ids, and the species",
-        )

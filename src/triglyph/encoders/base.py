@@ -56,6 +56,8 @@ class EncoderCard(Card):
     std: tuple[float, float, float] | None = None
     # expression, text
     max_tokens: int | None = None
+    transform_version: int = 1
+    """Raise it when `prepare` or `encode` changes what it computes, so that stored features are made anew."""
     # leakage
     pretrained_on: tuple[str, ...] = ()
     """Datasets and sections the weights have seen."""
@@ -64,6 +66,10 @@ class EncoderCard(Card):
     def window_um(self) -> float | None:
         """Side of the square of tissue an image encoder sees, µm."""
         return None if self.input_px is None or self.mpp is None else self.input_px * self.mpp
+
+
+FUNCTIONAL = ("name", "dim", "pooling", "input_px", "mpp", "mean", "std", "max_tokens", "transform_version")
+"""Fields of a card that decide an encoder's output; the rest is prose, and correcting it orphans no stored feature."""
 
 
 class Encoded(NamedTuple):
@@ -126,7 +132,8 @@ class Encoder(nn.Module, abc.ABC):
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with the weights, the input transform, the scale or the vocabulary."""
-        h = hashlib.sha256(digest([self.card.model_dump(mode="json"), self.options(), self.assets()]).encode())
+        card = self.card.model_dump(mode="json", include=set(FUNCTIONAL))
+        h = hashlib.sha256(digest([card, self.options(), self.assets()]).encode())
         for name, tensor in sorted(self.state_dict().items()):
             h.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             h.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -131,7 +131,6 @@ class StainTexture(ImageEncoder):
         modality="image",
         dim=DIM,
         pooling="none",
-        revision="1",
         weights="none",
         parameters=0,
         input_px=320,

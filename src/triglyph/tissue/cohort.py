@@ -18,6 +18,7 @@ from filelock import FileLock
 from triglyph.cards import digest
 from triglyph.errors import ContractError, SourceError, SplitError
 from triglyph.storage import atomic_file, read_json, write_json
+from triglyph.tissue.checks import checked_patient
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.section import Section
 from triglyph.tissue.split import Split
@@ -128,7 +129,7 @@ class Cohort:
         return tuple(sorted(set.intersection(*sets) if how == "common" else set.union(*sets)))
 
     def digest(self) -> str:
-        """Sixteen hex digits that change with any count, centre, image, patient or section."""
+        """Sixteen hex digits that change with any count, label, caption, centre, patient, section or recorded image."""
         return digest(
             {s.id: [s.info.table, s.info.locations, s.patient, [i.sha256 for i in s.info.images]] for s in self}
         )
@@ -171,12 +172,9 @@ class Cohort:
     def _read_manifest(self) -> pd.DataFrame:
         folders = {p.parent.name: p.parent for p in (self.path / "sections").glob("[!.]*/section.json")}
         if self._csv.is_file():
-            table = pd.read_csv(self._csv, dtype=str, keep_default_na=False).set_index("section")
+            table = self._read_csv()
         else:
             table = pd.DataFrame(columns=pd.Index(_OWN), index=pd.Index([], name="section"), dtype=object)
-        if table.index.has_duplicates:
-            twice = sorted(set(table.index[table.index.duplicated()]))
-            raise ContractError(f"sections listed twice: {', '.join(twice)}", where=self._csv, mend="remove one row")
         if gone := sorted(set(table.index) - set(folders)):
             raise ContractError(
                 f"listed but not there: {', '.join(gone)}",
@@ -185,16 +183,52 @@ class Cohort:
             )
         for name in sorted(set(folders) - set(table.index)):
             info = Section.open(folders[name]).info
+            if info.id != name:
+                raise ContractError(
+                    f"the folder {name!r} holds the section {info.id!r}",
+                    where=folders[name],
+                    mend="give the folder its section's name; a copy of a section is not another section",
+                )
             full = [i for i in info.images if i.role == "full"]
             row = [info.patient, info.block, info.platform, info.species, info.organ, info.n_locations, info.n_genes]
             table.loc[name, list(_OWN)] = [*map(str, row), f"{full[0].mpp:.4f}" if full else ""]
         table = table.fillna("").sort_index()
         table.index.name = "section"
-        if (table["patient"].str.strip() == "").any():
-            empty = sorted(table.index[table["patient"].str.strip() == ""])
-            raise ContractError(
-                f"no patient for {', '.join(empty)}",
-                where=self._csv,
-                mend="fill the column `patient`; it is the unit of every claim",
-            )
+        self._check_patients(table)
         return table
+
+    def _read_csv(self) -> pd.DataFrame:
+        try:
+            table = pd.read_csv(self._csv, dtype=str, keep_default_na=False)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ContractError(
+                f"not readable as a table ({error})",
+                where=self._csv,
+                mend="correct it, or delete it to have it made anew",
+            ) from None
+        if missing := [c for c in ("section", *_EDITABLE) if c not in table.columns]:
+            raise ContractError(
+                f"the manifest lacks the columns {', '.join(missing)}",
+                where=self._csv,
+                mend="add them, or delete the file to have it made anew",
+            )
+        table = table.set_index("section")
+        for column in _EDITABLE:
+            table[column] = table[column].str.strip()
+        if table.index.has_duplicates:
+            twice = sorted(set(table.index[table.index.duplicated()]))
+            raise ContractError(f"sections listed twice: {', '.join(twice)}", where=self._csv, mend="remove one row")
+        return table
+
+    def _check_patients(self, table: pd.DataFrame) -> None:
+        """Every section has a patient, and no two ids are one person spelt twice: that would leak across a split."""
+        spelt: dict[str, str] = {}
+        for section, patient in table["patient"].items():
+            checked_patient(patient, where=f"{self._csv}, section {section}")
+            plain = " ".join(str(patient).casefold().split())
+            if spelt.setdefault(plain, str(patient)) != patient:
+                raise ContractError(
+                    f"{spelt[plain]!r} and {patient!r} look like one patient spelt twice",
+                    where=f"{self._csv}, section {section}",
+                    mend="spell a patient in one way",
+                )

@@ -71,7 +71,7 @@ class SectionInfo(Frozen):
     locations: str
     """Digest of the barcodes in their order."""
     table: str
-    """Digest of counts, genes and centres."""
+    """Digest of counts, genes, which were measured, centres, captions and labels."""
     images: tuple[ImageInfo, ...]
     source: dict[str, Any]
 
@@ -395,6 +395,9 @@ def _table_digest(table: ad.AnnData) -> str:
     for array in (counts.data.astype("<i8"), counts.indices.astype("<i8"), counts.indptr.astype("<i8")):
         h.update(array.tobytes())
     h.update(np.asarray(table.obsm["spatial"], dtype="<f8").tobytes())
+    h.update(table.var["measured"].to_numpy(dtype=bool).tobytes())
+    for column in (table.var["ensembl_id"], table.obs["caption"], table.obs["label"]):
+        h.update(_strings_digest(column).encode())
     return h.hexdigest()[:16]
 
 

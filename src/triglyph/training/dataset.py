@@ -22,7 +22,7 @@ from triglyph.encoders.base import Encoder, Inputs
 from triglyph.errors import ContractError
 from triglyph.models.base import Batch
 from triglyph.objectives.contrastive import Pair
-from triglyph.training.features import present, raw_chunks
+from triglyph.training.features import check_genes, present, raw_chunks
 
 if TYPE_CHECKING:
     from triglyph.tissue.section import Section
@@ -272,6 +272,8 @@ def _prepared(rows: Rows, encoder: Encoder) -> Source:
     wanted = np.flatnonzero(rows.present[encoder.card.modality])
     if not len(wanted):
         return fresh
+    for section in rows.sections:
+        check_genes(section, encoder)
     sample = fresh(wanted[: min(32, len(wanted))])
     per_row = sum(t.nbytes for t in sample.values()) / min(32, len(wanted))
     if per_row * len(wanted) > MEMORY_LIMIT:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from triglyph.cards import digest
 from triglyph.encoders.base import Encoder, EncoderCard, Expression, Inputs
-from triglyph.errors import ContractError, StorageError
+from triglyph.encoders.expression import ExpressionEncoder
+from triglyph.errors import ContractError, GeneError, StorageError
 
 if TYPE_CHECKING:
     from triglyph.tissue.section import Section
@@ -172,6 +173,26 @@ def encode_section(
     return fingerprint
 
 
+def check_genes(section: Section, encoder: Encoder) -> None:
+    """Refuse a section none of whose measured genes an expression encoder knows: all its locations would be alike.
+
+    Raises
+    ------
+    GeneError
+        No gene matches.
+    """
+    if not isinstance(encoder, ExpressionEncoder):
+        return
+    counts, symbols, ensembl_ids, measured = section.expression()
+    found, known = encoder.matched(Expression(counts, symbols, ensembl_ids, measured))
+    if found == 0:
+        raise GeneError(
+            f"none of its {len(symbols)} genes is among the {known} that {encoder.card.name} knows",
+            where=f"section {section.id}, such as {', '.join(symbols[:3])}",
+            mend="check symbols and Ensembl ids, and the species",
+        )
+
+
 def to_device(inputs: Inputs, device: str | torch.device) -> Inputs:
     """Tensors of prepared inputs on a device."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
@@ -182,6 +203,8 @@ def _encoded(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     card = encoder.card
     rows = np.flatnonzero(present(section, card.modality))
+    if len(rows):
+        check_genes(section, encoder)
     copies = _copies(section, rows) if card.modality == "text" else None
     was_training = encoder.training
     encoder.eval().to(device)

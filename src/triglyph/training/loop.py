@@ -216,9 +216,10 @@ class _Training:
         optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, betas=config.betas)
         self.step = 0
         self.cpu_seconds_before, self.starts = 0.0, 1
+        self.module, self.optimizer = fabric.setup(self.model, optimizer)
+        # After the set-up: only now are parameters where they stay, and the optimiser's state follows them there.
         if (state := self._resume()) is not None:
             self._restore(state, optimizer)
-        self.module, self.optimizer = fabric.setup(self.model, optimizer)
         self.validation = self._validation_batches()
 
     def run(self) -> None:

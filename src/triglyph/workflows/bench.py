@@ -164,6 +164,12 @@ def bench_run(
         with Console(stderr=True, quiet=quiet).status("reading") as status:
             for one in folds:
                 results += job.run(one, report=status.update)
+        if not any(row.value is not None and row.role == "method" for row in results):
+            raise ContractError(
+                f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
+                where=opened.path,
+                mend="test on sections that have the modalities and labels it asks for",
+            )
         write_results(results, partial)
         tables = tabulate(results)
         (partial / "table.md").write_text(markdown(tables), encoding="utf-8")
@@ -343,12 +349,16 @@ def _subject(
 
 
 def _stored(cohort: Cohort, wanted: str) -> tuple[str, str, str]:
-    """Fingerprint, encoder's name and modality of the stored features called `wanted`."""
+    """Fingerprint, encoder's name and modality of the stored features called `wanted`.
+
+    Encoders that were fitted are left out: what they were fitted on is known to their run alone (give --model).
+    """
     found: dict[str, tuple[str, str]] = {}
     for section in cohort:
         for fingerprint in section.embeddings.names():
             card = section.embeddings.read(fingerprint).card
-            found[fingerprint] = (card["name"], card["encoder"]["modality"])
+            if not card["encoder"]["fitted"]:
+                found[fingerprint] = (card["name"], card["encoder"]["modality"])
     matching = [f for f, (name, _) in found.items() if wanted in (f, name)]
     if not matching:
         known = sorted({name for name, _ in found.values()})
