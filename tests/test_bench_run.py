@@ -32,7 +32,7 @@ def cohort(tmp_path_factory):
             FINGERPRINT,
             (counts + rng.normal(size=counts.shape)).astype(np.float32),
             present=np.ones(len(counts), bool),
-            card={"name": "toy", "encoder": {"modality": "image"}},
+            card={"name": "toy", "encoder": {"modality": "image", "fitted": False}},
         )
     made.save_split(holdout(made.patients, name="held-out", test_patients=2))
     return made
@@ -72,7 +72,7 @@ def test_features_are_found_by_fingerprint_too_and_an_ambiguous_name_is_refused(
         "cd" * 8,
         np.zeros((100, 2), np.float32),
         present=np.ones(100, bool),
-        card={"name": "toy", "encoder": {"modality": "image"}},
+        card={"name": "toy", "encoder": {"modality": "image", "fitted": False}},
     )
     with pytest.raises(ContractError, match="2 states"):
         run(cohort, tmp_path / "third")
