@@ -312,7 +312,7 @@ def test_what_the_hub_answers_becomes_one_line_of_advice(error, said, no_cache, 
 
 
 def test_the_pinned_revision_is_what_is_fetched(no_cache, monkeypatch):
-    source = registry.card("phikon-v2")
+    source = registry.card("biobert")
     asked = []
 
     def remember(repository, filename, *, revision, etag_timeout):
@@ -324,8 +324,9 @@ def test_the_pinned_revision_is_what_is_fetched(no_cache, monkeypatch):
     monkeypatch.setattr(weights, "_reachable", lambda _: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", remember)
     with pytest.raises(WeightsError):
-        registry.build("phikon-v2", depth=1)
-    assert asked == [("owkin/phikon-v2", "config.json", source.revision)]
+        registry.build("biobert", depth=1)
+    assert source.revision
+    assert asked == [("dmis-lab/biobert-v1.1", "config.json", source.revision)]
 
 
 def test_files_in_the_cache_are_used_without_asking_the_hub(tmp_path, monkeypatch):

@@ -26,8 +26,8 @@ class BioBert(TextEncoder, HubEncoder):
     card = EncoderCard(
         name="biobert",
         summary="BERT-base cased, trained on PubMed abstracts.",
-        licence="Apache-2.0",
-        commercial_use=True,
+        licence="Apache-2.0 (the authors' repository; none is stated with the weights)",
+        commercial_use=None,
         citation="Lee et al., Bioinformatics 36:1234 (2020), doi:10.1093/bioinformatics/btz682",
         homepage="https://huggingface.co/dmis-lab/biobert-v1.1",
         modality="text",

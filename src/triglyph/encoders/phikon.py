@@ -37,7 +37,6 @@ class PhikonV2(ImageEncoder, HubEncoder):
         dim=1024,
         pooling="cls",
         hub_id="owkin/phikon-v2",
-        revision="606e7274f9b668e4879fdddc9bc34160c45d383d",
         parameters=303_351_808,
         input_px=224,
         mpp=0.5,
