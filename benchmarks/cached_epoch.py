@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from triglyph.encoders import registry
+from triglyph.encoders.base import Expression
 from triglyph.models.alignment import Alignment, AlignmentConfig
 from triglyph.tissue.cohort import Cohort
 from triglyph.training.batches import Batches
@@ -24,7 +25,7 @@ from triglyph.training.dataset import Locations, training_rows
 from triglyph.training.features import encode_section
 from triglyph.workflows.simulate import simulate
 
-CASES = [("stain-texture", {}), ("tile-vit", {}), ("phikon-v2", {"depth": 4})]
+CASES = [("stain-texture", {}), ("tile-vit", {})]
 ROUNDS = 3
 
 
@@ -61,9 +62,7 @@ def main() -> None:
                 }
             )
             rows = training_rows(list(cohort), ("image", "expression"), config.active_pairs)
-            from triglyph.training.towers import _training_input
-
-            encoders["expression"].fit(_training_input(rows, encoders["expression"], "expression"))
+            encoders["expression"].fit(Expression(*section.expression()) for section in cohort)
             start = time.perf_counter()
             for section in cohort:
                 print_ = encode_section(section, encoders["image"])

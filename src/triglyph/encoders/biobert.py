@@ -27,7 +27,7 @@ class BioBert(TextEncoder, HubEncoder):
         name="biobert",
         summary="BERT-base cased, trained on PubMed abstracts.",
         licence="Apache-2.0 (the authors' repository; none is stated with the weights)",
-        commercial_use=None,
+        commercial_use=False,  # not known to be allowed: no licence is stated with the weights
         citation="Lee et al., Bioinformatics 36:1234 (2020), doi:10.1093/bioinformatics/btz682",
         homepage="https://huggingface.co/dmis-lab/biobert-v1.1",
         modality="text",
