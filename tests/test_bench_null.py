@@ -96,7 +96,7 @@ def test_a_suite_judges_the_method_its_baselines_and_its_null_in_one_table():
     rows = evaluate(
         Subject("method", model), made, protocols, stain_texture=FakeModel(), refit=RandomModel, report=said.append
     )
-    assert {r.role for r in rows} == {"method", "baseline", "control"}
+    assert {r.role for r in rows} == {"method", "baseline", "ceiling", "control"}
     assert {r.model for r in pick(rows, task="retrieval", role="baseline")} == {
         "position + ridge",
         "stain-texture + ridge",

@@ -46,8 +46,8 @@ def run(cohort, out, **changes):
 def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(cohort, tmp_path, capsys):
     out = run(cohort, tmp_path / "run", set=["n_genes=5"])
     rows = read_results(out)
-    assert {r.model for r in rows} == {"toy", "mean", "library size", "position"}
-    assert {r.role for r in rows} == {"method", "baseline"}
+    assert {r.model for r in rows} == {"toy", "mean", "library size", "position", "ceiling: count thinning"}
+    assert {r.role for r in rows} == {"method", "baseline", "ceiling"}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["subject"] == {"embedding": "toy", "fingerprint": FINGERPRINT, "modality": "image"}
     assert set(manifest["protocols"]) == {r.protocol for r in rows}

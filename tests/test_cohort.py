@@ -180,3 +180,42 @@ def test_holdout_holds_out_whole_patients():
     with pytest.raises(SplitError):
         holdout(patients, name="h", test_patients=6)
     assert np.unique([patients[s] for s in fold.test]).size == 2
+
+
+# ---- the clinical table
+
+
+def test_the_clinical_table_comes_back_by_patient_and_may_lack_some(cohort):
+    (cohort.path / "clinical.csv").write_text("patient,months,event\nP2,12.5,1\n P0,40,0\n")
+    table = cohort.clinical
+    assert list(table.index) == ["P2", "P0"]
+    assert table.loc["P2", "months"] == 12.5
+    assert table["event"].tolist() == [1, 0]
+
+
+def test_a_patient_called_by_a_number_stays_text(cohort):
+    path = cohort.path / "sections.csv"
+    pd.read_csv(path).assign(patient=["001", "002", "003"]).to_csv(path, index=False)
+    (cohort.path / "clinical.csv").write_text("patient,event\n001,1\n")
+    assert list(Cohort.open(cohort.path).clinical.index) == ["001"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("patient,event\nP0,1\nP9,0\n", r"no section of P9[\s\S]*mend"),
+        ("patient,event\nP0,1\nP0,0\n", "listed twice: P0"),
+        ("patient,event\nP0,1\n,0\n", r"patient is not known[\s\S]*row 2"),
+        ("person,event\nP0,1\n", "no column `patient`"),
+        ("", "not readable as a table"),
+    ],
+)
+def test_a_clinical_table_that_does_not_fit_the_cohort_is_refused(cohort, text, what):
+    (cohort.path / "clinical.csv").write_text(text)
+    with pytest.raises(ContractError, match=what):
+        _ = cohort.clinical
+
+
+def test_a_cohort_without_a_clinical_table_says_so(cohort):
+    with pytest.raises(SourceError, match="no clinical table"):
+        _ = cohort.clinical

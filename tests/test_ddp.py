@@ -12,9 +12,9 @@ from torch import Tensor
 import children
 import small
 from test_training_resume import RECIPE
+from triglyph.configs import deep_merge
 from triglyph.objectives.contrastive import Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch
-from triglyph.training.recipe import deep_merge
 
 PAIRS = {("image", "expression"): 1.0, ("image", "text"): 0.5, ("expression", "text"): 2.0}
 WHO = [

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from triglyph.configs import deep_merge, parse_override
 from triglyph.encoders import registry
 from triglyph.errors import RecipeError
-from triglyph.training.recipe import deep_merge, differences, load_recipe, parse_override, shipped_recipes
+from triglyph.training.recipe import differences, load_recipe, shipped_recipes
 
 BASE: dict[str, Any] = {
     "name": "test",

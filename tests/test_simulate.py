@@ -16,19 +16,12 @@ from triglyph.storage import file_digest
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.anatomy import Cells
-from triglyph.tissue.simulate.cohort import patient_shares, simulate_section
-from triglyph.tissue.simulate.language import (
-    AMOUNT_PHRASES,
-    CLASS_PROMPTS,
-    DENSITY_PHRASES,
-    DOMAIN_PHRASES,
-    GROUPS,
-    write_captions,
-)
-from triglyph.tissue.simulate.molecules import count_molecules, patient_chemistry, programmes
+from triglyph.tissue.simulate.cohort import simulate_section
+from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
 from triglyph.tissue.simulate.nuclei import Canvas, draw_cells
-from triglyph.tissue.simulate.presets import CELL_TYPES, DOMAINS, STATES, Language, preset, preset_names
-from triglyph.tissue.simulate.programs import MARKERS, gene_symbols
+from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.presets import preset, preset_names
+from triglyph.tissue.simulate.programs import MARKERS
 from triglyph.tissue.simulate.stain import patient_dye
 from triglyph.workflows.simulate import SCRATCH, simulate
 
@@ -100,7 +93,7 @@ def test_counts_are_whole_numbers_and_never_negative(drafts):
 def test_symbols_are_unique_and_hold_the_markers_of_every_type(drafts):
     symbols = drafts[0, 0].table.var_names
     assert symbols.is_unique
-    assert 280 <= len(symbols) <= 400
+    assert 400 <= len(symbols) <= 450
     for text in MARKERS.values():
         assert set(text.split()) <= set(symbols)
     assert {"EPCAM", "KRT8", "CD3E", "CD19", "COL1A1", "CD68", "PECAM1", "ADIPOQ"} <= set(symbols)
@@ -147,7 +140,7 @@ def test_sections_of_a_patient_share_block_stain_and_anatomy_but_no_counts(draft
 
 
 def test_patients_differ_in_shares_of_domains_and_every_share_is_positive():
-    shares = np.array([patient_shares(TINY, p) for p in range(20)])
+    shares = np.array([person(TINY, p).shares() for p in range(20)])
     np.testing.assert_allclose(shares.sum(1), 1)
     assert shares.min() > 0.01
     assert shares.std(0).min() > 0.01
@@ -176,7 +169,12 @@ def test_a_nucleus_has_its_size_in_um_at_any_scale(mpp, kind):
     n = 25
     xy = (np.stack(np.meshgrid(np.arange(5), np.arange(5)), -1).reshape(-1, 2) + 0.5) * 30 + rng.uniform(-3, 3, (n, 2))
     cells = Cells(
-        xy, np.full(n, kind), np.full(n, long_um), np.full(n, short_um), rng.uniform(0, 3.14, n), np.zeros((n, 4))
+        xy,
+        np.full(n, kind),
+        np.full(n, long_um),
+        np.full(n, short_um),
+        rng.uniform(0, 3.14, n),
+        np.zeros((n, len(STATES))),
     )
     side = int(np.ceil(150 / mpp))
     canvas = Canvas.empty((side, side))
@@ -230,129 +228,6 @@ def test_patients_differ_in_stain_and_scale_within_the_stated_range():
     assert all(low <= d.mpp <= high for d in dyes)
     assert len({d.mpp for d in dyes}) == 12
     assert np.std([d.matrix for d in dyes], axis=0).min() > 0.005
-
-
-# ---- molecules
-
-
-def spots_of(kind: int, cells_per_spot: np.ndarray) -> tuple[Cells, object]:
-    import scipy.sparse as sp
-
-    total = int(cells_per_spot.sum())
-    cells = Cells(
-        np.zeros((total, 2)), np.full(total, kind), np.ones(total), np.ones(total), np.zeros(total),
-        np.zeros((total, len(STATES))),
-    )  # fmt: skip
-    rows = np.repeat(np.arange(len(cells_per_spot)), cells_per_spot)
-    member = sp.csr_matrix((np.ones(total), (rows, np.arange(total))), shape=(len(cells_per_spot), total))
-    return cells, member
-
-
-def counts_of(config, kind: int, cells_per_spot: np.ndarray, patient: int = 0) -> np.ndarray:
-    cells, member = spots_of(kind, cells_per_spot)
-    matrix = count_molecules(
-        config,
-        programmes(config),
-        patient_chemistry(config, patient),
-        cells,
-        member,
-        np.zeros(len(cells_per_spot)),
-        np.random.default_rng(0),
-    )
-    return matrix.toarray()
-
-
-@pytest.mark.parametrize("kind", range(len(CELL_TYPES)))
-def test_each_type_expresses_its_own_markers_most(kind):
-    share = programmes(TINY).profile
-    own = {name: set(text.split()) for name, text in MARKERS.items()}
-    mine = own[CELL_TYPES[kind]] - set().union(*(v for k, v in own.items() if k != CELL_TYPES[kind]))
-    index = [gene_symbols().index(symbol) for symbol in sorted(mine)]
-    assert share[:, index].mean(1).argmax() == kind
-
-
-def test_depth_follows_cells_and_the_knob_removes_the_tie():
-    number = np.tile([2, 4, 8, 16], 200)
-    tied = counts_of(TINY, 0, number).sum(1)
-    knobs = TINY.molecules.model_copy(update={"depth_per_cells": 0.0})
-    free = counts_of(TINY.model_copy(update={"molecules": knobs}), 0, number).sum(1)
-    assert np.corrcoef(np.log(tied), np.log(number))[0, 1] > 0.8
-    assert abs(np.corrcoef(np.log(free), np.log(number))[0, 1]) < 0.1
-
-
-def test_counts_are_overdispersed_as_stated():
-    update = {"dispersion": 0.3, "depth_noise": 0.0, "cell_noise": 0.0}
-    config = TINY.model_copy(update={"molecules": TINY.molecules.model_copy(update=update)})
-    counts = counts_of(config, 0, np.full(4000, 6))
-    mean, variance = counts.mean(0), counts.var(0)
-    high = mean > 5
-    assert np.median((variance[high] - mean[high]) / mean[high] ** 2) == pytest.approx(0.3, rel=0.1)
-
-
-def test_patient_offsets_shift_genes_and_zero_removes_them():
-    def spread(sd: float) -> float:
-        update = {"patient_gene": sd, "patient_depth": 0.0, "depth_noise": 0.0, "dispersion": 0.0}
-        config = TINY.model_copy(update={"molecules": TINY.molecules.model_copy(update=update)})
-        a, b = (counts_of(config, 0, np.full(500, 6), patient=p).mean(0) for p in (0, 1))
-        high = (a > 3) & (b > 3)
-        return float(np.std(np.log(a[high] / b[high])))
-
-    assert spread(0.2) == pytest.approx(0.2 * np.sqrt(2), rel=0.25)
-    assert spread(0.0) < 0.05
-
-
-def test_the_median_depth_is_the_patients():
-    depth = patient_chemistry(TINY, 0).depth
-    assert np.median(counts_of(TINY, 0, np.full(800, 6)).sum(1)) == pytest.approx(depth, rel=0.05)
-
-
-# ---- language
-
-
-def test_captions_match_domain_density_and_composition(drafts):
-    knobs = TINY.language
-    area_mm2 = np.pi * (TINY.spots.diameter_um / 2) ** 2 * 1e-6
-    named = 0
-    for draft in drafts.values():
-        table = draft.table
-        rows = zip(
-            table.obs["caption"],
-            table.obs["label"],
-            table.obs["truth_cells"],
-            table.obsm["truth_composition"],
-            strict=True,
-        )
-        for caption, domain, cells, mixture in rows:
-            if not caption:
-                continue
-            head = caption.split(",")[0]
-            assert any(phrase in head for phrase in DOMAIN_PHRASES[domain])
-            per_mm2 = cells / area_mm2
-            dense, sparse = per_mm2 >= knobs.dense_per_mm2, per_mm2 < knobs.sparse_per_mm2
-            density = "dense" if dense else "sparse" if sparse else "moderate"
-            assert any(p in caption for p in DENSITY_PHRASES[density])
-            for group, types in GROUPS.items():
-                share = sum(mixture[CELL_TYPES.index(t)] for t in types)
-                for amount, low, high in (("many", knobs.many, 2.0), ("some", knobs.some, knobs.many)):
-                    if any(f"{phrase} {group}" in caption for phrase in AMOUNT_PHRASES[amount]):
-                        named += 1
-                        assert low <= share < high
-    assert named > 30
-
-
-def test_a_few_captions_are_missing_and_the_knob_says_how_many():
-    n = 4000
-    shares = np.tile(np.eye(len(DOMAINS))[0], (n, 1))
-    mixture = np.tile(np.eye(len(CELL_TYPES))[0], (n, 1))
-    captions = write_captions(Language(missing=0.1), shares, mixture, np.full(n, 3000.0), np.random.default_rng(0))
-    assert np.mean([c == "" for c in captions]) == pytest.approx(0.1, abs=0.02)
-
-
-def test_every_label_has_prompts_and_no_prompt_names_two():
-    assert set(CLASS_PROMPTS) == set(DOMAINS)
-    prompts = [p for texts in CLASS_PROMPTS.values() for p in texts]
-    assert len(prompts) == len(set(prompts))
-    assert min(map(len, CLASS_PROMPTS.values())) >= 4
 
 
 # ---- presets and the workflow

@@ -13,10 +13,10 @@ import children
 import small
 from test_training_resume import RECIPE
 from triglyph.apply.trained import TrainedModel
+from triglyph.configs import deep_merge
 from triglyph.errors import ContractError, StorageError, WeightsError
 from triglyph.models.alignment import Alignment
 from triglyph.tissue.cohort import Cohort
-from triglyph.training.recipe import deep_merge
 from triglyph.training.refit import refit_heads
 from triglyph.training.release import load_model, save_model
 from triglyph.training.schedule import reproducible, seed_step

@@ -10,9 +10,10 @@ import torch
 
 import children
 import small
+from triglyph.configs import deep_merge
 from triglyph.errors import RecipeError, StorageError
 from triglyph.training.loop import fit
-from triglyph.training.recipe import Recipe, deep_merge
+from triglyph.training.recipe import Recipe
 from triglyph.training.run import Run
 
 RECIPE: dict[str, Any] = {

@@ -11,6 +11,7 @@ from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.ridge_expression import RidgeExpression
 from triglyph.bench.zero_shot import ZeroShot
+from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
 PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in (Retrieval, ZeroShot, LinearProbe, RidgeExpression)}
@@ -44,19 +45,7 @@ def parse_options(settings: Iterable[str]) -> dict[str, Any]:
     RecipeError
         A string is not of that form.
     """
-    import yaml
-
     options: dict[str, Any] = {}
     for text in settings:
-        path, sign, value = text.partition("=")
-        if not sign or not path.strip():
-            raise RecipeError(f"{text!r} is not key=value", mend="write for example n_genes=250")
-        at = options
-        *outer, last = path.strip().split(".")
-        for part in outer:
-            at = at.setdefault(part, {})
-        try:
-            at[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"the value of {path} is not readable: {error}", where=text) from None
+        options = deep_merge(options, parse_override(text))
     return options

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from triglyph.bench.contracts import MODALITIES, SectionLike, Subject, Trial
 from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
@@ -102,10 +102,34 @@ class Retrieval(Protocol):
             gallery_items=items[offered],
             ties=self.ties,
         )
-        n_gallery = len(offered)
         right = right_answers(items[asked], items[offered])
         # A caption that several locations share lies in several blocks: such queries have no block to be drawn with.
-        drawn = rows.blocks(section, both[asked]) if len(asked) == len(both) else None
+        placed = both[asked] if len(asked) == len(both) else None
+        return self.rank_measures(rows, section, ranks, placed, n_gallery=len(offered), n_right=right)
+
+    def rank_measures(
+        self,
+        rows: Rows,
+        section: SectionLike,
+        ranks: NDArray[np.float64],
+        placed: NDArray[np.intp] | None,
+        *,
+        n_gallery: int | None = None,
+        n_right: ArrayLike = 1,
+    ) -> dict[str, Measure]:
+        """All metrics of the ranks of a section's queries.
+
+        Parameters
+        ----------
+        ranks
+            (q,) rank of the best right answer to each query.
+        placed
+            (q,) location of each query, for intervals; None where queries have no place.
+        n_gallery, n_right
+            Size of the gallery (as many as queries, if left out), and of right answers in it.
+        """
+        n_gallery = len(ranks) if n_gallery is None else n_gallery
+        drawn = None if placed is None else rows.blocks(section, placed)
         n_blocks = drawn.n_units if drawn else 0
         out = {
             f"recall@{k}": Measure(
@@ -113,7 +137,7 @@ class Retrieval(Protocol):
                 n=len(ranks),
                 draws=drawn.mean(ranks <= k)[:, 0] if drawn else None,
                 n_blocks=n_blocks,
-                chance=chance_recall(n_gallery, k, n_right=right),
+                chance=chance_recall(n_gallery, k, n_right=n_right),
                 n_gallery=n_gallery,
             )
             for k in self.ks
@@ -123,7 +147,7 @@ class Retrieval(Protocol):
             n=len(ranks),
             draws=drawn.median(ranks) if drawn else None,
             n_blocks=n_blocks,
-            chance=chance_rank(n_gallery, n_right=right),
+            chance=chance_rank(n_gallery, n_right=n_right),
             n_gallery=n_gallery,
         )
         return out

@@ -89,15 +89,16 @@ class RidgeExpression(Protocol):
         for section in trial.test:
             kept, features, truth = sides[section.id]
             if len(kept):
-                for metric, measure in self._section(rows, section, kept, ridge(features), truth).items():
+                for metric, measure in self.section_measures(rows, section, kept, ridge(features), truth).items():
                     found.setdefault(metric, {})[section.id] = measure
         direction = f"{self.modality}->expression"
         return [row for metric, of in found.items() for row in rows.per_section(of, metric=metric, direction=direction)]
 
     @staticmethod
-    def _section(
+    def section_measures(
         rows: Rows, section: SectionLike, kept: NDArray[np.intp], guess: Floats, truth: Floats
     ) -> dict[str, Measure]:
+        """All metrics of predicted against measured log1p CP10k, (k, genes), of the locations `kept` of a section."""
         drawn = rows.blocks(section, kept)
         n, genes = truth.shape
         r, rho = mean_defined(pearson(guess, truth)), mean_defined(spearman(guess, truth))

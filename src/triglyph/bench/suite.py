@@ -1,10 +1,11 @@
-"""A model, its baselines and its null under the protocols that apply to it: the table of one fold."""
+"""A model, its baselines, its ceilings and its null under the protocols that apply to it: the table of one fold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from triglyph.bench.baselines import Position, expression_baselines, retrieval_baselines
+from triglyph.bench.ceiling import ceiling_rows
 from triglyph.bench.classes import known_labels
 from triglyph.bench.contracts import Embedder, Subject, Trial
 from triglyph.bench.linear_probe import LinearProbe
@@ -70,7 +71,7 @@ def evaluate(
     seed: int = 0,
     report: Report | None = None,
 ) -> list[Result]:
-    """All rows of one fold: the subject's, its baselines', its null's.
+    """All rows of one fold: the subject's, its baselines' and ceilings', its null's.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ def evaluate(
         What is judged.
     protocols
         By what; see `applicable`.
+    with_baselines
+        Judge the baselines too, and give the ceilings.
     refit
         Refits on shuffled pairs by seed, for protocols that have a null; None leaves the null out.
     report
@@ -98,6 +101,9 @@ def evaluate(
                 continue  # the subject is itself the baseline
             say(f"{protocol.name}: {other.name}")
             out += protocol.run(other, trial)
+        if with_baselines:
+            say(f"{protocol.name}: ceilings")
+            out += ceiling_rows(protocol, trial, subject.source)
     judged = [p for p in protocols if p.has_null]
     if refit is not None and judged:
         say(f"null: refit 1 of {n_refits}")

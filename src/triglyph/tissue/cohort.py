@@ -1,6 +1,6 @@
 """The Cohort: sections plus a manifest, a table that a person may edit.
 
-    cohort.json, sections.csv, splits/<name>.json, sections/<id>/
+    cohort.json, sections.csv, clinical.csv (where there is one), splits/<name>.json, sections/<id>/
 
 Folders of sections are the truth about what is there; `sections.csv` may state patient, block, species and organ
 otherwise than the source did, and may have more columns. A row that a killed process did not add is added on open.
@@ -133,6 +133,49 @@ class Cohort:
         return digest(
             {s.id: [s.info.table, s.info.locations, s.patient, [i.sha256 for i in s.info.images]] for s in self}
         )
+
+    # ---- patients
+
+    @property
+    def clinical(self) -> pd.DataFrame:
+        """`clinical.csv`: one row per patient, indexed by patient; what its columns mean is the cohort's own matter.
+
+        Patients without a row are allowed, rows without a patient are not.
+
+        Raises
+        ------
+        SourceError
+            The cohort has no such table.
+        ContractError
+            It is not a table with a column `patient`, names somebody twice, or somebody of whom there is no section.
+        """
+        path = self.path / "clinical.csv"
+        if not path.is_file():
+            raise SourceError(
+                "the cohort has no clinical table",
+                where=path,
+                mend="write a CSV with a column `patient` and one row per patient",
+            )
+        try:
+            table = pd.read_csv(path, dtype={"patient": str})
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ContractError(f"not readable as a table ({error})", where=path, mend="correct it") from None
+        if "patient" not in table.columns:
+            raise ContractError("the table has no column `patient`", where=path, mend="add it")
+        table["patient"] = [
+            checked_patient(patient, where=f"{path}, row {row + 1}") for row, patient in enumerate(table["patient"])
+        ]
+        table = table.set_index("patient")
+        if table.index.has_duplicates:
+            twice = sorted(set(table.index[table.index.duplicated()]))
+            raise ContractError(f"patients listed twice: {', '.join(twice)}", where=path, mend="keep one row of each")
+        if unknown := sorted(set(table.index) - set(self.patients.values())):
+            raise ContractError(
+                f"there is no section of {', '.join(unknown[:10])}",
+                where=path,
+                mend="spell patients as sections.csv does, or remove the rows",
+            )
+        return table
 
     # ---- splits
 

@@ -7,14 +7,16 @@ stain paints. Sections of one block share most of their maps and none of their c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from triglyph.tissue.simulate.compartments import Compartments, carve
-from triglyph.tissue.simulate.fields import Field, sample, smooth_noise, step
-from triglyph.tissue.simulate.presets import CELL_TYPES, DOMAINS, STATES, Anatomy, Simulation
+from triglyph.tissue.simulate.domains import fibres, lay_out
+from triglyph.tissue.simulate.fields import Field, layered_noise, sample, smooth_noise, step
+from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, Anatomy, Simulation
 from triglyph.tissue.simulate.streams import stream
 
 _TYPE = {name: i for i, name in enumerate(CELL_TYPES)}
@@ -54,7 +56,9 @@ class Tissue:
     """(len(DOMAINS), side, side), summing to 1 over domains."""
     compartments: Compartments
     states: NDArray[np.float32]
-    """(len(STATES), side, side)"""
+    """(len(STATES), side, side) each about N(0, 1), plus what the patient's subtype adds."""
+    patch: Field
+    """Patches smaller than a spot, N(0, 1): where RNA is well kept and nuclei stain darkly."""
     cells: Cells
 
 
@@ -62,38 +66,68 @@ class _Fields:
     """Fields of one section: a share common to the block, and the section's own change."""
 
     def __init__(self, config: Simulation, patient: int, section: int) -> None:
-        anatomy = config.anatomy
-        self._block = stream(config.seed, "block fields", patient)
-        self._own = stream(config.seed, "section fields", patient, section)
-        self._change = anatomy.section_change
-        self._step = anatomy.grid_um
-        self.side = round(anatomy.side_um / anatomy.grid_um)
+        self._seed, self._block = config.seed, (patient, config.block_of(patient, section))
+        self._own = (patient, section)
+        self._change, self._step = config.anatomy.section_change, config.anatomy.grid_um
+        self.side = round(config.anatomy.side_um / config.anatomy.grid_um)
 
-    def __call__(self, length_um: float) -> Field:
-        shared = smooth_noise(self._block, self.side, self._step, length_um)
-        own = smooth_noise(self._own, self.side, self._step, length_um)
-        return np.float32(np.sqrt(1 - self._change**2)) * shared + np.float32(self._change) * own
+    def __call__(self, name: str, *octaves: tuple[float, float], change: float = 1.0) -> Field:
+        own = change * self._change
+        layers = [(stream(self._seed, f"block field: {name}", *self._block), float(np.sqrt(1 - own**2)))]
+        if own:
+            layers.append((stream(self._seed, f"section field: {name}", *self._own), own))
+        return layered_noise(layers, self.side, self._step, octaves)
 
 
-def build_tissue(config: Simulation, patient: int, section: int, shares: NDArray[np.float64]) -> Tissue:
+def build_tissue(
+    config: Simulation,
+    patient: int,
+    section: int,
+    shares: NDArray[np.float64],
+    *,
+    state_shift: NDArray[np.float64] | None = None,
+) -> Tissue:
     """The maps and cells of one section.
 
     Parameters
     ----------
     shares
-        (len(DOMAINS),) share of the tissue that each domain takes in this patient.
+        (len(DOMAINS),) share of the tissue that each domain takes in this block; 0: it is absent.
+    state_shift
+        (len(STATES),) added to the states everywhere; none by default.
     """
-    anatomy, fields = config.anatomy, _Fields(config, patient, section)
-    cover = _cover(anatomy, fields)
-    domains = _domains(anatomy, fields, shares, cover)
-    states = np.stack([fields(anatomy.state_um) for _ in STATES])
+    anatomy, draw = config.anatomy, _Fields(config, patient, section)
+    block = (patient, config.block_of(patient, section))
+    cover = _cover(anatomy, draw, stream(config.seed, "outline", *block))
+    course = fibres(anatomy, draw, float(stream(config.seed, "fibres", *block).uniform(0, np.pi)))
+    domains = lay_out(anatomy, draw, course, shares, cover, stream(config.seed, "domains", *block))
+    states = np.stack([draw(f"state: {name}", (anatomy.state_um, 1.0)) for name in STATES])
+    if state_shift is not None:
+        states += state_shift[:, None, None].astype(np.float32)
+    fibrosis = visible(config, states, "fibrosis")
     # Ducts, glands and vessels run through a block: adjacent sections cut the same ones.
-    rng = stream(config.seed, "compartments", patient)
-    compartments = carve(anatomy, fields, domains, states[STATES.index("fibrosis")], rng)
-    gradients = _Gradients(cellularity=fields(anatomy.state_um), immune=states[STATES.index("inflammation")])
+    compartments = carve(anatomy, draw, domains, course, fibrosis, stream(config.seed, "compartments", *block))
+    # Lymphocytes follow inflammation as far as it shows; what it leaves varies by itself, so that they vary as much.
+    seen = min(config.dial.strength("inflammation")[0], 1.0)
+    immune = visible(config, states, "inflammation")
+    if seen < 1:
+        immune = immune + np.float32(np.sqrt(1 - seen**2)) * draw("lymphocytes", (anatomy.state_um, 1.0))
+    gradients = _Gradients(cellularity=draw("cellularity", (anatomy.state_um, 1.0)), immune=immune)
     rng = stream(config.seed, "cells", patient, section)
-    cells = _cells(anatomy, cover, domains, compartments, states, gradients, rng)
-    return Tissue(anatomy.grid_um, cover, domains, compartments, states, cells)
+    cells = _cells(config, cover, domains, compartments, states, gradients, rng)
+    patch = smooth_noise(
+        stream(config.seed, "patches", patient, section), draw.side, anatomy.grid_um, config.molecules.patch_um
+    )
+    return Tissue(anatomy.grid_um, cover, domains, compartments, states, patch, cells)
+
+
+def visible(config: Simulation, states: NDArray[np.floating[Any]], name: str) -> NDArray[np.float32]:
+    """The state `name` as far as it shows under the microscope, within ± 2.5; 0 everywhere where its dial is 0.
+
+    `states` is (len(STATES), ...).
+    """
+    strength = np.float32(config.dial.strength(name)[0])
+    return strength * np.clip(states[STATES.index(name)], -2.5, 2.5).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,40 +136,29 @@ class _Gradients:
     immune: Field
 
 
-def _cover(anatomy: Anatomy, fields: _Fields) -> Field:
-    """An irregular piece that covers `tissue_fraction` of the frame."""
-    side = fields.side
+def _cover(anatomy: Anatomy, draw: _Fields, rng: np.random.Generator) -> Field:
+    """An irregular piece that covers `tissue_fraction` of the frame: cut straight on some sides, torn on others."""
+    side = draw.side
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
-    # A superellipse, bent by noise; its level is chosen so that the covered share is exact.
-    distance = (np.abs(axis[:, None]) ** 5 + np.abs(axis[None, :]) ** 5) ** 0.2
-    outline = distance + 0.05 * fields(500.0) + 0.015 * fields(80.0) + 0.004 * fields(15.0)
+    x, y = axis[None, :], axis[:, None]
+    # A superellipse, its corners cut by a few straight strokes of the knife.
+    distance = (np.abs(x) ** 6 + np.abs(y) ** 6) ** np.float32(1 / 6)
+    first = rng.uniform(0, 2 * np.pi)
+    for turn in first + np.arange(5) * 2 * np.pi / 5 + rng.normal(0, 0.3, 5):
+        reach = rng.uniform(0.9, 1.25)
+        distance = np.maximum(distance, (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32) / np.float32(reach))
+    um = np.float32(2 / anatomy.side_um)
+    torn = step(draw("torn edges", (420.0, 1.0)), 0.3, 1.4)
+    outline = distance + um * (
+        draw("outline", (700.0, 45.0), (220.0, 14.0), (30.0, 1.6))
+        + torn * draw("tatters", (90.0, 16.0), (32.0, 9.0), (12.0, 4.0))
+    )
     level = np.quantile(outline, anatomy.tissue_fraction)
-    width = 6.0 / (anatomy.side_um / 2)
-    return np.clip((level - outline) / width + 0.5, 0, 1).astype(np.float32)
-
-
-def _domains(anatomy: Anatomy, fields: _Fields, shares: NDArray[np.float64], cover: Field) -> NDArray[np.float32]:
-    """Soft domains: the largest of smooth fields wins; offsets are fitted so that each takes its share."""
-    coarse, fine = anatomy.wobble_um
-    score = np.stack(
-        [fields(anatomy.domain_um) + 0.32 * fields(coarse) + 0.1 * fields(fine) for _ in DOMAINS]
-    )  # (domains, side, side)
-    under = cover > 0.5
-    offsets = np.log(shares)
-    inside = score[:, under][:, ::17]
-    for _ in range(40):
-        won = np.bincount((inside + offsets[:, None]).argmax(0), minlength=len(DOMAINS)) / inside.shape[1]
-        offsets += 0.25 * (np.log(shares) - np.log(np.maximum(won, 1e-3)))
-    score += offsets[:, None, None].astype(np.float32)
-    # Scores differ by about 1 over `domain_um / 2`, hence the slope that makes the passage `boundary_um` wide.
-    score *= np.float32(2 * anatomy.domain_um / anatomy.boundary_um / 2)
-    score -= score.max(0)
-    weights = np.exp(score)
-    return weights / weights.sum(0)
+    return np.clip((level - outline) / (6.0 * um) + 0.5, 0, 1).astype(np.float32)
 
 
 def _cells(
-    anatomy: Anatomy,
+    config: Simulation,
     cover: Field,
     domains: NDArray[np.float32],
     compartments: Compartments,
@@ -144,31 +167,30 @@ def _cells(
     rng: np.random.Generator,
 ) -> Cells:
     """Cells of every type as a Poisson process with a local rate, pushed apart until nuclei hardly overlap."""
+    anatomy = config.anatomy
     grid_um = anatomy.grid_um
     # Lymphoid tissue and glands are packed; their density varies half as much.
     packed = domains[DOMAINS.index("immune infiltrate")] + domains[DOMAINS.index("breast glands")]
     spread = anatomy.cellularity * (1 - 0.5 * packed)
-    general = np.exp(spread * gradients.cellularity - spread**2 / 2)
+    general = np.exp(spread * gradients.cellularity - spread**2 / 2) * cover
     immune = np.exp(anatomy.infiltration * gradients.immune - anatomy.infiltration**2 / 2)
+    immune[domains[DOMAINS.index("immune infiltrate")] > 0.6] = 1.0
+    covered = [weight * cover for weight in domains]
+    totals = [float(weight.sum()) for weight in covered]
     points, kinds = [], []
     for number_of_type, name in enumerate(CELL_TYPES):
         rate = np.zeros_like(cover)
-        for weight, domain in zip(domains, DOMAINS, strict=True):
+        for weight, total, domain in zip(covered, totals, DOMAINS, strict=True):
             density = anatomy.cells_per_mm2[domain].get(name, 0.0)
-            if density:
-                place = compartments.place(name, domain)
-                if domain == "immune infiltrate" and name in ("T cell", "B cell"):
-                    # B cells fill the crowded follicles, T cells the looser ground between them.
-                    follicle = step(gradients.cellularity, 0.0, 1.6)
-                    place = place * (0.15 + follicle if name == "B cell" else 1.15 - follicle)
-                total = float((weight * cover).sum())
+            if density and total:
+                place = weight * compartments.place(name, domain)
                 # The density is the domain's mean, so the place a cell prefers is rescaled to mean 1 over the domain.
-                mean = float((weight * cover * place).sum()) / total if total else 0.0
+                mean = float(place.sum()) / total
                 if mean > 1e-6:
-                    rate += np.float32(density * 1e-6 * grid_um**2) * weight * place / np.float32(max(mean, 0.05))
-        rate *= cover * general
+                    rate += np.float32(density * 1e-6 * grid_um**2 / max(mean, 0.05)) * place
+        rate *= general
         if name in ("T cell", "B cell", "macrophage"):
-            rate *= np.where(domains[DOMAINS.index("immune infiltrate")] > 0.6, 1.0, immune)
+            rate *= immune
         number = rng.poisson(rate)
         rows, columns = np.nonzero(number)
         repeat = number[rows, columns]
@@ -177,27 +199,49 @@ def _cells(
         kinds.append(np.full(len(xy), number_of_type))
     xy_um, kind = np.concatenate(points), np.concatenate(kinds)
     local = np.stack([sample(state, xy_um, grid_um) for state in states], 1).astype(np.float64)
-    long_um, short_um = _sizes(anatomy, kind, local, rng)
+    size, stretch = _sizes(config, kind, local, sample(compartments.centre, xy_um, grid_um), rng)
+    looks = [anatomy.nuclei[name] for name in CELL_TYPES]
+    long_um = np.array([look.long_um for look in looks])[kind] * size * stretch
+    short_um = np.array([look.short_um for look in looks])[kind] * size / stretch
     # Half the cytoplasm counts as body: epithelium packs evenly, and nuclei hardly touch.
-    rim_um = np.array([anatomy.nuclei[name].cytoplasm_um for name in CELL_TYPES])[kind]
+    rim_um = np.array([look.cytoplasm_um for look in looks])[kind]
     xy_um = _push_apart(xy_um, np.sqrt(long_um * short_um) / 2 + rim_um / 2, anatomy.side_um)
-    keep = sample(cover, xy_um, grid_um) > 0.5
+    # No cell floats in a lumen, a fat droplet or a gap.
+    solid = cover * (1 - compartments.lumen) * (1 - compartments.cleft)
+    keep = sample(solid, xy_um, grid_um) > 0.4
     angle = _angles(kind, xy_um, compartments, grid_um, rng)
+    # What is seen in morphology alone moves no cell: it comes after the cells have found their places.
+    uneven = _unevenness(config, kind, local, rng)
+    long_um, short_um = np.maximum(long_um, short_um) * uneven, np.minimum(long_um, short_um) * uneven
     return Cells(xy_um[keep], kind[keep], long_um[keep], short_um[keep], angle[keep], local[keep])
 
 
 def _sizes(
-    anatomy: Anatomy, kind: NDArray[np.int64], local: NDArray[np.float64], rng: np.random.Generator
+    config: Simulation,
+    kind: NDArray[np.int64],
+    local: NDArray[np.float64],
+    centre: Field,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    nuclei = [anatomy.nuclei[name] for name in CELL_TYPES]
-    spread = np.array([n.spread for n in nuclei])[kind]
+    """Factors on the size and on the long against the short diameter, (n,) each."""
+    anatomy = config.anatomy
+    spread = np.array([anatomy.nuclei[name].spread for name in CELL_TYPES])[kind]
     size = np.exp(spread * np.clip(rng.standard_normal(len(kind)), -2.5, 2.5) - spread**2 / 2)
     stretch = np.exp(0.07 * rng.standard_normal(len(kind)))
-    proliferation = np.clip(local[:, STATES.index("proliferation")], -2.0, 2.0)
-    size = size * np.where(kind == _TYPE["tumour"], np.exp(anatomy.growth * proliferation), 1.0)
-    long_um = np.array([n.long_um for n in nuclei])[kind] * size * stretch
-    short_um = np.array([n.short_um for n in nuclei])[kind] * size / stretch
-    return np.maximum(long_um, short_um), np.minimum(long_um, short_um)
+    growth = np.exp(anatomy.growth * np.clip(visible(config, local.T, "proliferation"), -2.0, 2.0))
+    size = size * np.where(kind == _TYPE["tumour"], growth, 1.0)
+    # B cells of germinal centres are blasts.
+    return size * np.where(kind == _TYPE["B cell"], 1 + 0.22 * centre, 1.0), stretch
+
+
+def _unevenness(
+    config: Simulation, kind: NDArray[np.int64], local: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Factors on the size of tumour nuclei where they are pleomorphic, (n,): larger on the whole, and less alike."""
+    degree = np.clip(visible(config, local.T, "pleomorphism"), -2.0, 2.0).astype(np.float64)
+    more = np.maximum(0.14 * degree, -0.10) + 0.05 * np.abs(degree)
+    factor = np.exp(0.05 * degree + more * np.clip(rng.standard_normal(len(kind)), -2.0, 2.5))
+    return np.where(kind == _TYPE["tumour"], factor, 1.0)
 
 
 def _push_apart(xy: NDArray[np.float64], radius: NDArray[np.float64], side_um: float) -> NDArray[np.float64]:

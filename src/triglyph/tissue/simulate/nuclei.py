@@ -6,6 +6,7 @@ that overlaps do not add up to black.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,38 +14,73 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from triglyph.tissue.simulate.anatomy import Cells
-from triglyph.tissue.simulate.presets import CELL_TYPES, STATES, Nucleus
+from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial, Nucleus
 
 DENSITY_UNITS = 100.0
 """Optical densities are kept as bytes: 1.0 is 100."""
-_EDGE_UM = 0.55
-_BATCH = 512
+_EDGE_UM = 0.6
+_BATCH_PX = 150_000
+"""Pixels of the sprites computed together: few enough for the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What cells add to an image; each (height, width) uint8."""
+    """What cells add to an image."""
 
-    haematoxylin: NDArray[np.uint8]
-    """Optical density x 100 of nuclei."""
-    cover: NDArray[np.uint8]
-    """255 where a nucleus hides what lies below."""
+    nuclei: NDArray[np.uint8]
+    """(height, width, 2): `haematoxylin` and `cover`, side by side because both are stamped at once."""
     eosin: NDArray[np.uint8]
-    """Optical density x 100 of cytoplasm."""
+    """(height, width) optical density x 100 of cytoplasm."""
+
+    @property
+    def haematoxylin(self) -> NDArray[np.uint8]:
+        """(height, width) optical density x 100 of nuclei."""
+        return self.nuclei[..., 0]
+
+    @property
+    def cover(self) -> NDArray[np.uint8]:
+        """(height, width) 255 where a nucleus hides what lies below."""
+        return self.nuclei[..., 1]
 
     @classmethod
     def empty(cls, shape: tuple[int, int]) -> Canvas:
-        return cls(*(np.zeros(shape, dtype=np.uint8) for _ in range(3)))
+        """An empty canvas of (height, width)."""
+        return cls(np.zeros((*shape, 2), dtype=np.uint8), np.zeros(shape, dtype=np.uint8))
 
 
 def draw_cells(
-    canvas: Canvas, cells: Cells, looks: dict[str, Nucleus], *, mpp: float, rng: np.random.Generator
+    canvas: Canvas,
+    cells: Cells,
+    looks: dict[str, Nucleus],
+    *,
+    mpp: float,
+    rng: np.random.Generator,
+    dial: Dial = Dial(),  # noqa: B008  frozen
+    darker: NDArray[np.float64] | None = None,
 ) -> None:
-    """Stamp every cell on `canvas`."""
+    """Stamp every cell on `canvas`.
+
+    Parameters
+    ----------
+    dial
+        How far states show in nuclei.
+    darker
+        (cells,) added to the log density of each nucleus; none by default.
+    """
+    number = len(cells)
     clumps = _clumps(rng, mpp)
-    turns = rng.uniform(0, 2 * np.pi, (2, len(cells)))
-    shade = np.exp(0.10 * rng.standard_normal(len(cells)))
-    lots = rng.random((4, len(cells)))
+    turns = rng.uniform(0, 2 * np.pi, (2, number))
+    # Nuclei cut at their cap are pale.
+    shade = 0.10 * rng.standard_normal(number) - 0.5 * rng.random(number) ** 5
+    lots = rng.random((4, number))
+    # Sections are thicker than the focus is deep: some nuclei lie above or below it.
+    edges_um = _EDGE_UM * np.exp(1.5 * rng.random(number) ** 2)
+    if darker is not None:
+        shade = shade + darker
+    active, pleomorphic = (
+        dial.strength(name)[0] * np.clip(cells.states[:, STATES.index(name)], -2, 2)
+        for name in ("proliferation", "pleomorphism")
+    )
     for kind, name in enumerate(CELL_TYPES):
         look = looks[name]
         chosen = np.flatnonzero(cells.kind == kind)
@@ -52,9 +88,42 @@ def draw_cells(
             _stamp_cytoplasm(canvas.eosin, cells, chosen, look, mpp)
         # Batches of like size waste few pixels on margins.
         chosen = chosen[np.argsort(cells.long_um[chosen], kind="stable")]
-        for start in range(0, len(chosen), _BATCH):
-            batch = chosen[start : start + _BATCH]
-            _stamp_nuclei(canvas, cells, batch, look, mpp, clumps, turns[:, batch], shade[batch], lots[:, batch])
+        for batch in _batches(cells, chosen, 1.4, mpp):
+            degree, own = pleomorphic[batch] * (name == "tumour"), shade[batch]
+            if name == "tumour":
+                # Hyperchromasia hits some nuclei of a pleomorphic tumour, not all alike.
+                own = own + 0.14 * active[batch] + 0.16 * degree * (0.4 + 1.2 * lots[0, batch])
+            chromatin = _Chromatin(
+                own, look.irregular * np.exp(0.4 * degree), look.texture * np.exp(0.35 * degree), turns[:, batch],
+                lots[:, batch], edges_um[batch],
+            )  # fmt: skip
+            _stamp_nuclei(canvas, cells, batch, look, mpp, clumps, chromatin)
+
+
+@dataclass(frozen=True)
+class _Chromatin:
+    """What differs between nuclei of one type; a row, or a column of a matrix, for each."""
+
+    shade: NDArray[np.float64]
+    """Added to the log density."""
+    irregular: NDArray[np.float64]
+    texture: NDArray[np.float64]
+    turns: NDArray[np.float64]
+    """(2, n) directions of the bulges."""
+    lots: NDArray[np.float64]
+    """(4, n) uniform numbers."""
+    edge_um: NDArray[np.float64]
+    """Width of the edge."""
+
+
+def _batches(cells: Cells, chosen: NDArray[np.int64], room: float, mpp: float) -> Iterator[NDArray[np.int64]]:
+    """Parts of `chosen`, whose sprites measure about `room` x the long diameter, of some `_BATCH_PX` pixels."""
+    start = 0
+    while start < len(chosen):
+        side_px = cells.long_um[chosen[start]] * room / mpp + 4
+        number = max(8, int(_BATCH_PX / side_px**2))
+        yield chosen[start : start + number]
+        start += number
 
 
 def _clumps(rng: np.random.Generator, mpp: float) -> NDArray[np.float32]:
@@ -78,7 +147,7 @@ class _Patch:
 
     def lay(self, target: NDArray[np.uint8], sprites: NDArray[np.uint8]) -> None:
         """Maximum of canvas and sprites; what falls outside is cut."""
-        height, width = target.shape
+        height, width = target.shape[:2]
         size = 2 * self.half + 1
         for (left, top), sprite in zip(self.corner.tolist(), sprites, strict=True):
             x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + size, width), min(top + size, height)
@@ -94,12 +163,12 @@ def _stamp_nuclei(
     look: Nucleus,
     mpp: float,
     clumps: NDArray[np.float32],
-    turns: NDArray[np.float64],
-    shade: NDArray[np.float64],
-    lots: NDArray[np.float64],
+    own: _Chromatin,
 ) -> None:
+    turns, lots = own.turns, own.lots
     long_um, short_um = cells.long_um[batch] / 2, cells.short_um[batch] / 2
-    patch = _Patch(cells.xy_um[batch], float(long_um.max()) * (1 + look.irregular) + _EDGE_UM, mpp)
+    bulge = 1 + 1.2 * float(own.irregular.max())
+    patch = _Patch(cells.xy_um[batch], float(long_um.max()) * bulge + float(own.edge_um.max()) / 2, mpp)
     cos = _column(np.cos(cells.angle[batch]))
     sin = _column(np.sin(cells.angle[batch]))
     along = patch.dx_um * cos + patch.dy_um * sin
@@ -109,35 +178,37 @@ def _stamp_nuclei(
     p, q = p / radius, q / radius
     # cos 2φ, sin 2φ, cos 3φ of the direction, without trigonometry for each pixel.
     double, double_sin, triple = p * p - q * q, 2 * p * q, p * (p * p - 3 * q * q)
-    wobble = np.float32(look.irregular)
-    outline = 1 + wobble * (
+    outline = 1 + _column(own.irregular) * (
         _column(np.cos(turns[0])) * double + _column(np.sin(turns[0])) * double_sin + _column(np.cos(turns[1])) * triple
     )
     radius = (radius / outline).astype(np.float32)
-    inside = np.clip((1 - radius) * _column(np.sqrt(long_um * short_um)) / np.float32(_EDGE_UM) + 0.5, 0, 1)
+    inside = np.clip((1 - radius) * _column(np.sqrt(long_um * short_um) / own.edge_um) + 0.5, 0, 1)
 
-    rim = np.exp(-(((radius - 0.86) / 0.13) ** 2))
-    body = 1 + np.float32(look.vesicular) * (0.45 * rim - 0.42 * np.clip(1 - radius * radius, 0, 1))
+    body: NDArray[np.float32] | np.float32 = np.float32(1)
+    if look.vesicular:
+        rim = np.exp(-(((radius - 0.86) / 0.13) ** 2))
+        clearing = _column(look.vesicular * (0.35 + 1.3 * lots[3]))
+        body = body + clearing * (0.4 * rim - 0.42 * np.clip(1 - radius * radius, 0, 1))
     rows = (np.floor(lots[0] * 256).astype(np.int64)[:, None] + patch.index) % 256
     columns = (np.floor(lots[1] * 256).astype(np.int64)[:, None] + patch.index) % 256
-    body += np.float32(look.texture) * clumps[rows[:, :, None], columns[:, None, :]]
+    body = body + _column(own.texture) * clumps[rows[:, :, None], columns[:, None, :]]
     if look.nucleoli:
         has = (lots[2] < look.nucleoli).astype(np.float32)
         offset = (lots[3] - 0.5) * 0.8
         spot_um2 = (along - _column(offset * long_um)) ** 2 + (across + _column(offset * short_um * 0.7)) ** 2
         body += _column(0.75 * has) * np.exp(-spot_um2 / np.float32(0.8**2))
-    active = np.clip(cells.states[batch, STATES.index("proliferation")], -2, 2) if look.vesicular > 0.4 else 0.0
-    density = look.haematoxylin * shade * np.exp(0.14 * np.asarray(active))
-    haematoxylin = np.clip(body * inside * _column(density * np.ones(len(batch))) * DENSITY_UNITS, 0, 255)
-    patch.lay(canvas.haematoxylin, haematoxylin.astype(np.uint8))
-    patch.lay(canvas.cover, (inside * 255).astype(np.uint8))
+    density = look.haematoxylin * np.exp(own.shade) * DENSITY_UNITS
+    sprites = np.empty((*inside.shape, 2), dtype=np.uint8)
+    sprites[..., 0] = np.clip(body * inside * _column(density), 0, 255)
+    sprites[..., 1] = inside * 255
+    patch.lay(canvas.nuclei, sprites)
 
 
 def _stamp_cytoplasm(
     target: NDArray[np.uint8], cells: Cells, chosen: NDArray[np.int64], look: Nucleus, mpp: float
 ) -> None:
-    for start in range(0, len(chosen), _BATCH):
-        batch = chosen[start : start + _BATCH]
+    chosen = chosen[np.argsort(cells.long_um[chosen], kind="stable")]
+    for batch in _batches(cells, chosen, 1.4 + 2 * look.cytoplasm_um / look.long_um, mpp):
         reach = np.sqrt(cells.long_um[batch] * cells.short_um[batch]) / 2 + look.cytoplasm_um
         patch = _Patch(cells.xy_um[batch], float(reach.max()) + 1, mpp)
         distance = np.sqrt(patch.dx_um**2 + patch.dy_um**2)

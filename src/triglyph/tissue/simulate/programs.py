@@ -44,6 +44,18 @@ PROGRAMMES: dict[str, tuple[tuple[str, ...], str]] = {
         ("T cell", "B cell", "macrophage", "tumour"),
         "ISG15 IFI6 IFIT1 IFIT3 MX1 OAS1 STAT1 CXCL9 CXCL10 CXCL11 IRF1 GBP1 PSMB9 B2M HLA-A HLA-B IDO1 CD274 CCL19",
     ),
+    "oestrogen response": (
+        ("tumour",),
+        "ESR1 PGR GREB1 TFF1 TFF3 XBP1 CCND1 MYB BCL2 IGFBP4 PDZK1 SIAH2 AREG CA12 STC2 IL6ST NRIP1 RARA",
+    ),
+    "lipid metabolism": (
+        ("tumour", "macrophage", "adipocyte"),
+        "FASN SCD ACACA ACLY SREBF1 HMGCS1 HMGCR LDLR SQLE LPIN1 ELOVL6 INSIG1 FADS1 FADS2 IDI1 ABCA1 ABCG1 LPL PLIN2",
+    ),
+    "stress response": (
+        ("tumour", "epithelial", "fibroblast", "T cell", "B cell", "macrophage", "endothelial", "adipocyte"),
+        "HSPA1A HSPA1B DNAJB1 HSP90AA1 HSPH1 HSPE1 HSPD1 JUN FOS FOSB EGR1 ATF3 DUSP1 IER2 IER3 NR4A1 KLF6 GADD45B",
+    ),
 }
 
 HOUSEKEEPING = """ACTB ACTG1 GAPDH TUBB EEF1A1 EEF2 RPLP0 RPL3 RPL10 RPL13A RPL19 RPS3 RPS6 RPS18 RPS27A UBC UBB
@@ -51,11 +63,29 @@ HOUSEKEEPING = """ACTB ACTG1 GAPDH TUBB EEF1A1 EEF2 RPLP0 RPL3 RPL10 RPL13A RPL1
         COX4I1 COX6C ATP5F1B NDUFA4 SOD1 PRDX1 GSTP1 HNRNPA1 SRSF3 DDX5 EIF4A1 EIF1 NACA BTF3 SUMO2
         TXN SERF2 JUN FOS EGR1 ZFP36 DUSP1 HSPB1 HSPA1A"""
 
+NICHES: dict[str, tuple[str, str, str]] = {
+    "stroma at the tumour": (
+        "fibroblast", "tumour", "FAP POSTN COL11A1 MMP11 INHBA CTHRC1 LRRC15 ACTA2 TGFB1 COL10A1 SULF1 GREM1 WNT5A",
+    ),
+    "tumour in stroma": (
+        "tumour", "fibroblast", "VIM FN1 SNAI2 ZEB1 ITGA5 LAMC2 MMP14 PLAUR TGFBI L1CAM PDPN SERPINE1",
+    ),
+    "tumour under attack": (
+        "tumour", "T cell", "HLA-A HLA-B HLA-C B2M TAP1 PSMB8 PSMB9 CXCL9 CXCL10 CD274 IDO1 STAT1 GBP4",
+    ),
+    "exhaustion": ("T cell", "tumour", "PDCD1 LAG3 HAVCR2 TIGIT CTLA4 TOX ENTPD1 CXCL13 LAYN TNFRSF9"),
+    "macrophage at the tumour": (
+        "macrophage", "tumour", "SPP1 TREM2 GPNMB CD9 FABP5 APOC1 MARCO VEGFA MMP9 MMP12",
+    ),
+}  # fmt: skip
+"""Name -> (type that expresses, type whose presence nearby calls it up, genes)."""
+
 NECROSIS = "HMOX1 GADD45A DDIT3 TRIB3 HSPA1A S100A8 S100A9 IL1B CXCL8 SOD2 MT2A NAMPT"
 """Genes of dying tissue and what it calls in; their transcripts lie where debris lies."""
 
 
-def gene_symbols() -> tuple[str, ...]:
-    """All genes of the simulator, sorted, each once."""
-    lists = [*MARKERS.values(), *(text for _, text in PROGRAMMES.values()), HOUSEKEEPING, NECROSIS]
-    return tuple(sorted({symbol for text in lists for symbol in text.split()}))
+def gene_symbols(filler: int = 0) -> tuple[str, ...]:
+    """All genes of the simulator: the named ones sorted, each once, then `SIM0001`, `SIM0002`, ..."""
+    texts = [*MARKERS.values(), *(text for _, text in PROGRAMMES.values()), *(text for *_, text in NICHES.values())]
+    named = sorted({symbol for text in [*texts, HOUSEKEEPING, NECROSIS] for symbol in text.split()})
+    return (*named, *(f"SIM{i + 1:04d}" for i in range(filler)))

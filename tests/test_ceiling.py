@@ -1,0 +1,353 @@
+"""Ceilings: known values in closed cases, above every baseline, and silent where nothing is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from bench_fakes import CLASSES, FakeModel, FakeSection, trial
+from triglyph.bench.baselines import Depth, Features, Position, expression_baselines, retrieval_baselines
+from triglyph.bench.ceiling import (
+    DOMAINS,
+    EXPRESSION,
+    NOTES,
+    THINNING,
+    ceiling_rows,
+    diagonal_ranks,
+    expected_log1p_cp10k,
+    match_log_posterior,
+    noise_free_correlation,
+    split_counts,
+)
+from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.null import LOWER_IS_BETTER
+from triglyph.bench.retrieval import Retrieval
+from triglyph.bench.ridge_expression import RidgeExpression
+from triglyph.bench.suite import evaluate
+from triglyph.bench.table import markdown, tabulate
+from triglyph.bench.truth import truth_of
+from triglyph.bench.zero_shot import Prompts, ZeroShot
+from triglyph.errors import ContractError
+from triglyph.metrics.correlation import mean_defined, pearson
+from triglyph.metrics.expression import log1p_cp10k
+from triglyph.tissue.simulate.presets import preset
+from triglyph.tissue.simulate.specimen import Specimen
+
+JUDGED = FakeModel()
+
+
+class KnownSection(FakeSection):
+    """Counts drawn anew around rates that are kept, and stripes of classes that are the domains."""
+
+    def __init__(self, *args, depth=5.0, domains=True, expected=True, **options):
+        super().__init__(*args, **options)
+        loading = np.random.default_rng(8).normal(size=(self.state.shape[1], self.genes))
+        shape = np.exp(0.5 * self.state @ loading / np.sqrt(len(loading)) + np.linspace(-2, 2, self.genes))
+        self.rate = shape * depth
+        self.counts = sp.csr_matrix(np.random.default_rng(self.seed).poisson(self.rate))
+        full = np.array(FakeSection(self.id, self.patient, side=self.side).labels)
+        shares = (full[:, None] == np.array(CLASSES)[None, :]).astype(float)
+        self.table = SimpleNamespace(
+            layers={"truth_expected": self.rate.astype(np.float32)} if expected else {},
+            obsm={"truth_domains": shares} if domains else {},
+        )
+        self.info = SimpleNamespace(source={"truth_domains": list(CLASSES)})
+
+
+def known_trial(**options):
+    made = [KnownSection(f"s{p}", f"p{p}", seed=p, **options) for p in range(4)]
+    return Trial(tuple(made[:2]), tuple(made[2:]), {s.id: s.patient for s in made}, "made")
+
+
+def value(rows, model, metric, *, aggregation="per-section", direction=None, group="all"):
+    found = [
+        r.value
+        for r in rows
+        if (r.model, r.metric, r.aggregation, r.group) == (model, metric, aggregation, group)
+        and direction in (None, r.direction)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+# ---- count thinning
+
+
+def test_halves_add_up_to_the_counts_and_share_them_evenly():
+    counts = sp.csr_matrix(np.random.default_rng(0).poisson(30.0, (200, 50)))
+    a, b = split_counts(counts, np.random.default_rng(1))
+    assert (a + b != counts).nnz == 0
+    assert min(a.data.min(), b.data.min()) >= 0
+    assert a.sum() / counts.sum() == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("reliability", [0.05, 0.4, 0.9])
+def test_the_correction_returns_the_root_of_the_reliability_at_full_depth(reliability):
+    at_half = reliability / (2 - reliability)  # Spearman and Brown, the other way round
+    assert noise_free_correlation(at_half) == pytest.approx(np.sqrt(reliability))
+
+
+def test_halves_that_do_not_agree_say_nothing_rather_than_nonsense():
+    assert noise_free_correlation(-0.3) == 0.0
+    assert np.isnan(noise_free_correlation(np.nan))
+
+
+def test_thinning_recovers_what_the_known_rates_of_poisson_counts_reach():
+    made = known_trial(side=60, depth=20.0, genes=30)
+    protocol = RidgeExpression(n_genes=30, n_boot=0)
+    rows = ceiling_rows(protocol, made, JUDGED)
+    # Known without any ceiling's code: correlation of the log of the rates themselves with the log of the counts.
+    known = [mean_defined(pearson(np.log(s.rate), log1p_cp10k(s.counts).toarray())).value for s in made.test]
+    assert value(rows, THINNING, "pearson") == pytest.approx(np.mean(known), abs=0.02)
+
+
+def test_thinning_finds_nothing_where_all_rates_are_equal():
+    rng = np.random.default_rng(3)
+    made = known_trial(side=40, depth=50.0)
+    for s in (*made.train, *made.test):
+        s.counts = sp.csr_matrix(rng.poisson(40.0, s.counts.shape))
+    rows = ceiling_rows(RidgeExpression(n_boot=0), made, JUDGED)
+    assert value(rows, THINNING, "pearson") < 0.15
+
+
+def test_the_thinning_ceiling_rises_with_depth():
+    found = [
+        value(ceiling_rows(RidgeExpression(n_boot=0), known_trial(depth=d), JUDGED), THINNING, "pearson")
+        for d in (0.5, 5.0, 500.0)
+    ]
+    assert found == sorted(found)
+    assert found[-1] > 0.95
+
+
+# ---- true expression
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.3])
+def test_the_expected_log_is_what_many_draws_average_to(dispersion):
+    rng = np.random.default_rng(0)
+    mean = np.array([[0.0, 0.02, 0.7, 6.0, 39.0, 41.0, 900.0]])
+    total = 5000.0
+    if dispersion:
+        size = 1 / dispersion
+        drawn = rng.negative_binomial(size, size / (size + mean), (200_000, mean.shape[1]))
+    else:
+        drawn = rng.poisson(mean, (200_000, mean.shape[1]))
+    found = expected_log1p_cp10k(mean, np.array([total]), dispersion=dispersion)[0]
+    expected = np.log1p(drawn / total * 1e4).mean(axis=0)
+    # Small means are summed, exactly; large ones expanded: within 0.03 also where dispersion is strong.
+    assert found[:5] == pytest.approx(expected[:5], abs=0.01)
+    assert found[5:] == pytest.approx(expected[5:], abs=0.04)
+
+
+def test_true_expression_has_the_least_error_that_thinning_allows():
+    rows = ceiling_rows(RidgeExpression(n_boot=0), known_trial(side=40), JUDGED)
+    assert value(rows, EXPRESSION, "pearson") == pytest.approx(value(rows, THINNING, "pearson"), abs=0.05)
+    assert value(rows, EXPRESSION, "genes-undefined") == 0
+
+
+def test_oracle_retrieval_is_perfect_at_huge_depth_and_falls_with_depth():
+    found = [
+        value(
+            ceiling_rows(Retrieval(n_boot=0), known_trial(depth=d), JUDGED),
+            EXPRESSION,
+            "recall@1",
+            direction="image->expression",
+        )
+        for d in (1000.0, 1.0, 0.02)
+    ]
+    assert found[0] == 1.0
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.2
+
+
+def test_oracle_retrieval_is_chance_where_locations_do_not_differ():
+    counts = np.random.default_rng(0).poisson(3.0, (150, 40))
+    posterior = match_log_posterior(counts, np.full((150, 40), 3.0))
+    assert np.exp(posterior) == pytest.approx(np.full((150, 150), 1 / 150))
+    assert diagonal_ranks(posterior) == pytest.approx(np.full(150, 75.5))
+    assert diagonal_ranks(posterior, ties="pessimistic") == pytest.approx(np.full(150, 150.0))
+
+
+def test_the_posterior_is_bayes_rule_for_two_locations():
+    mean = np.array([[2.0, 5.0], [4.0, 1.0]])
+    y = np.array([[3, 2]])
+    likelihood = np.prod(np.exp(-mean) * mean**y, axis=1)
+    assert np.exp(match_log_posterior(y, mean))[0] == pytest.approx(likelihood / likelihood.sum())
+
+
+def test_a_stated_dispersion_makes_the_match_less_certain():
+    mean = np.array([[20.0, 50.0], [40.0, 10.0]])
+    y = np.array([[20, 50]])
+    sure, unsure = (match_log_posterior(y, mean, dispersion=d)[0, 0] for d in (0.0, 0.5))
+    assert unsure < sure <= 0
+
+
+# ---- true domains
+
+
+def test_labels_are_read_off_the_true_domains_that_they_name():
+    made = known_trial()
+    probe = ceiling_rows(LinearProbe(n_boot=0), made, JUDGED)
+    assert value(probe, DOMAINS, "auroc") == pytest.approx(1.0)
+    assert value(probe, DOMAINS, "balanced-accuracy") > 0.95
+    words = ceiling_rows(ZeroShot(n_boot=0), made, JUDGED)
+    assert {r.direction for r in words} == {"text->image", "text->expression"}
+    assert value(words, DOMAINS, "auroc", direction="text->image") == pytest.approx(1.0)
+
+
+def test_a_class_that_training_never_saw_is_scored_by_its_share():
+    made = known_trial()
+    for s in made.train:
+        s.labels = np.where(s.labels == "fat", "", s.labels)
+    words = ceiling_rows(ZeroShot(n_boot=0), made, JUDGED)
+    assert value(words, DOMAINS, "auroc", aggregation="per-class", group="fat", direction="text->image") == 1.0
+
+
+def test_prompts_decide_the_classes_of_the_ceiling_too():
+    asked = ZeroShot(n_boot=0, prompts=Prompts(classes={"fat": ()}))
+    words = ceiling_rows(asked, known_trial(), JUDGED)
+    assert {r.group for r in words if r.aggregation == "per-class"} == {"fat"}
+
+
+# ---- what they stand beside
+
+
+class Composition(Features):
+    """Shares of cell types: more than an image shows."""
+
+    def features(self, section):
+        return section.table.obsm["truth_composition"], np.ones(len(section.centres_um), bool)
+
+
+class Both(Composition):
+    """Composition in place of an image and of expression."""
+
+    modalities = ("image", "expression")
+
+    def pooled(self, section, modality):
+        return self.features(section)
+
+
+class Simulated:
+    """A specimen as protocols see a section, without pixels."""
+
+    def __init__(self, config, patient):
+        made = Specimen(config, patient, 0)
+        self.table = made.table
+        self.id, self.patient = f"P{patient}-S0", f"P{patient}"
+        self.centres_um = self.table.obsm["spatial"]
+        self.captions, self.labels = list(self.table.obs["caption"]), self.table.obs["label"].to_numpy()
+        source = {**made.truth_columns, "truth_dispersion": config.molecules.dispersion}
+        self.info = SimpleNamespace(source=source)
+
+    def expression(self):
+        var = self.table.var
+        return self.table.X, tuple(var.index), tuple(var["ensembl_id"]), var["measured"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    made = [Simulated(preset("tiny"), p) for p in range(4)]
+    return Trial(tuple(made[:3]), tuple(made[3:]), {s.id: s.patient for s in made}, "made")
+
+
+def test_no_baseline_beats_a_ceiling_on_simulated_tissue(simulated):
+    seen = Composition()
+    cases = [
+        (RidgeExpression(n_boot=0), expression_baselines(seen), ("pearson", "mse")),
+        (Retrieval(n_boot=0), retrieval_baselines(simulated, seen), ("recall@1", "recall@10", "median-rank")),
+        (
+            LinearProbe(n_boot=0),
+            [Subject(n, s) for n, s in (("p", Position()), ("d", Depth()), ("c", seen))],
+            ("auroc",),
+        ),
+    ]
+    for protocol, subjects, metrics in cases:
+        ceilings = ceiling_rows(protocol, simulated, Both())
+        assert ceilings
+        rows = [r for subject in subjects for r in protocol.run(subject, simulated)]
+        for row in rows:
+            if row.metric not in metrics or row.value is None or row.aggregation != "per-section":
+                continue
+            beside = [
+                c.value
+                for c in ceilings
+                if (c.metric, c.direction, c.group, c.aggregation)
+                == (row.metric, row.direction, row.group, row.aggregation)
+            ]
+            assert beside
+            for bound in beside:
+                assert row.value >= bound if row.metric in LOWER_IS_BETTER else row.value <= bound, (row, bound)
+
+
+def test_a_section_without_truth_has_no_ceiling_that_needs_it_and_no_error():
+    made = trial()
+    assert truth_of(made.test[0]) is None
+    protocols = (RidgeExpression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0))
+    rows = [r for p in protocols for r in ceiling_rows(p, made, JUDGED)]
+    assert {r.model for r in rows} == {THINNING}
+    bare = known_trial(domains=False, expected=False)
+    assert [r for p in protocols[1:] for r in ceiling_rows(p, bare, JUDGED)] == []
+
+
+def test_one_test_section_without_truth_takes_the_ceiling_away_rather_than_changing_what_it_is_over():
+    made = known_trial()
+    made.test[0].table.layers.clear()
+    assert {r.model for r in ceiling_rows(RidgeExpression(n_boot=0), made, JUDGED)} == {THINNING}
+    assert ceiling_rows(Retrieval(n_boot=0), made, JUDGED) == []
+
+
+def test_ceilings_are_over_the_locations_that_the_subject_has():
+    made, judged = known_trial(), FakeModel(absent=range(50))
+    for protocol in (RidgeExpression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0)):
+        own = {(r.direction, r.metric, r.group): r.n for r in protocol.run(Subject("mine", judged), made)}
+        rows = ceiling_rows(protocol, made, judged)
+        assert rows
+        assert all(r.n == own[r.direction, r.metric, r.group] for r in rows)
+
+
+def test_a_section_that_the_subject_has_nothing_of_is_in_no_ceiling():
+    class Half(FakeModel):
+        def embed(self, section, modality):
+            values, present = super().embed(section, modality)
+            return values, present & (section.id != "s2")
+
+        pooled = embed
+
+    rows = ceiling_rows(RidgeExpression(n_boot=0), known_trial(), Half())
+    assert {r.group for r in rows if r.aggregation == "per-section"} == {"all", "s3"}
+
+
+def test_ceilings_stand_in_the_table_by_default_and_say_what_they_know():
+    made = known_trial()
+    subject = Subject("mine", FakeModel())
+    protocols = (RidgeExpression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0))
+    rows = evaluate(subject, made, protocols)
+    ceilings = [r for r in rows if r.role == "ceiling"]
+    assert {(r.task, r.model) for r in ceilings} == {
+        ("expression", THINNING),
+        ("expression", EXPRESSION),
+        ("retrieval", EXPRESSION),
+        ("linear-probe", DOMAINS),
+        ("zero-shot", DOMAINS),
+    }
+    assert all(NOTES[r.model] in r.transductive for r in ceilings)
+    text = markdown(tabulate(rows))
+    assert THINNING in text
+    assert NOTES[EXPRESSION] in text
+    assert not [r for r in evaluate(subject, made, protocols, with_baselines=False) if r.role == "ceiling"]
+
+
+def test_truth_that_does_not_fit_is_refused():
+    made = known_trial()
+    made.test[0].info.source["truth_domains"] = ["fat"]
+    with pytest.raises(ContractError, match="1 names for 3 domains"):
+        ceiling_rows(LinearProbe(n_boot=0), made, JUDGED)
+    made = known_trial()
+    made.test[0].table.layers["truth_expected"][0, 0] = -1
+    with pytest.raises(ContractError, match="negative"):
+        ceiling_rows(Retrieval(n_boot=0), made, JUDGED)
