@@ -10,8 +10,9 @@ from triglyph.tissue.checks import check_draft
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.donors import FIRST, DonorSpecimen, platform_gap, simulate_donor
 from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs import Simulation, Spots
 from triglyph.tissue.simulate.presets import preset
+from triglyph.tissue.simulate.programs import gene_symbols
 from triglyph.tissue.simulate.specimen import Specimen
 
 TINY = preset("tiny")
@@ -100,6 +101,18 @@ def test_sites_of_the_cohort_have_no_part_in_a_donors_counts():
     np.testing.assert_array_equal(
         expected(world(locations=20, site_gene=0.9), 0), expected(world(locations=20, site_gene=0.0), 0)
     )
+
+
+@pytest.mark.parametrize("platform", ["visium_hd", "xenium"])
+def test_donors_of_worlds_of_single_molecules_are_profiles_of_all_genes_too(platform):
+    bins = Spots(platform=platform, diameter_um=16.0, pitch_um=16.0, lattice="square")
+    config = world(locations=30).model_copy(update={"spots": bins})
+    draft = simulate_donor(config, 0)
+    assert (draft.location_um, draft.location_shape, draft.table.n_obs) == (55.0, "circle", 30)
+    assert draft.table.var["measured"].all()
+    assert draft.table.n_vars == len(gene_symbols())
+    # It belongs to the world that was asked for.
+    assert draft.source["config"] == config.digest()
 
 
 def test_donors_are_other_people_than_the_patients_and_each_other(drafts):

@@ -26,14 +26,14 @@ from triglyph.tissue.readers.scales import file_scale
 from triglyph.tissue.readers.visium import mpp_by_spot_diameter
 from triglyph.tissue.simulate.bins import bin_table
 from triglyph.tissue.simulate.knobs import Spots
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.stain import patient_dye
-from triglyph.tissue.simulate.transcripts import draw_transcripts, panel
+from triglyph.tissue.simulate.transcripts import CONTROLS, GENE, draw_transcripts, panel
 from triglyph.tissue.simulate.vendors import write_vendor
 from triglyph.tissue.simulate.vendors.st import st_name
-from triglyph.tissue.simulate.vendors.tenx import he_pixels
 from triglyph.tissue.simulate.vendors.visium import COLUMNS, ROWS, spot_barcodes
 from triglyph.tissue.simulate.vendors.xenium_cells import UNASSIGNED
 from triglyph.tissue.simulate.vendors.xenium_frame import PIXEL_UM, InstrumentFrame
@@ -194,8 +194,9 @@ def test_the_raw_visium_matrix_adds_spots_off_tissue_that_hold_little(written: A
     raw, filtered = (h5(folder / f"{kind}_feature_bc_matrix.h5") for kind in ("raw", "filtered"))
     positions = pd.read_csv(folder / "spatial" / "tissue_positions.csv", index_col=0)
     under = positions.index[positions.in_tissue == 1]
-    assert sorted(raw.obs_names) == sorted(positions.index)
-    assert sorted(filtered.obs_names) == sorted(under)
+    # Barcodes stand in their own order, as Space Ranger has them, and not in that of the array.
+    assert list(raw.obs_names) == sorted(positions.index)
+    assert list(filtered.obs_names) == sorted(under)
     assert (raw[filtered.obs_names].X != filtered.X).nnz == 0
     assert filtered.X.sum() == one.table.X.sum()
     off = raw[positions.index[positions.in_tissue == 0]]
@@ -340,6 +341,19 @@ def test_features_are_typed_and_the_panel_says_which_are_custom(written: Any) ->
     experiment = json.loads((folder / "experiment.xenium").read_text())
     assert experiment["pixel_size"] == PIXEL_UM
     assert experiment["num_cells"] == matrix.n_obs == len(one.tissue.cells)
+
+
+def test_every_molecule_is_written_under_the_name_of_its_gene_or_control(written: Any) -> None:
+    one, folder = written["xenium"]
+    molecules = draw_transcripts(one)
+    names = np.array(molecules.symbols, dtype=object)[np.where(molecules.kind == GENE, molecules.gene, 0)]
+    for kind, controls in CONTROLS.items():
+        mine = molecules.kind == kind
+        names[mine] = np.array(controls, dtype=object)[molecules.gene[mine]]
+    transcripts = pd.read_parquet(folder / "transcripts.parquet")
+    assert transcripts.feature_name.value_counts().to_dict() == pd.Series(names).value_counts().to_dict()
+    assert (transcripts.is_gene == transcripts.codeword_category.str.endswith("_gene")).all()
+    assert transcripts.is_gene.sum() == (molecules.kind == GENE).sum()
 
 
 def test_the_add_on_panel_is_in_the_folder_of_a_patient_that_has_it(tmp_path: Path) -> None:

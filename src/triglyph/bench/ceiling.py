@@ -122,8 +122,7 @@ def _expression(protocol: RidgeExpression, trial: Trial, truths: Truths, source:
         return thinned_measures(rows, section, kept, expression, seed=protocol.seed)
 
     def known(rows: Rows, section: SectionLike, kept: NDArray[np.intp]) -> dict[str, Measure]:
-        expected, dispersion = truths.expected(section)
-        mean = expected[np.ix_(kept, _columns(section, expression.common))]
+        mean, dispersion = truths.expected(section, kept, _columns(section, expression.common))
         at = {g: i for i, g in enumerate(expression.common)}
         chosen = [at[g] for g in expression.genes]
         guess = expected_log1p_cp10k(mean[:, chosen], mean.sum(axis=1), dispersion=dispersion)
@@ -145,8 +144,8 @@ def _retrieval(protocol: Retrieval, trial: Trial, truths: Truths, source: Embedd
         genes = np.flatnonzero(measured)
         counts = sp.csr_matrix(sp.csc_matrix(counts)[:, genes])
         kept = np.flatnonzero(there[section.id])
-        expected, dispersion = truths.expected(section)
-        posterior = match_log_posterior(counts[kept], expected[np.ix_(kept, genes)], dispersion=dispersion)
+        expected, dispersion = truths.expected(section, kept, genes)
+        posterior = match_log_posterior(counts[kept], expected, dispersion=dispersion)
         # A row asks, for the counts of one location, which location they are of: from expression to image.
         for direction, scores in (("image->expression", posterior.T), ("expression->image", posterior)):
             ranks = diagonal_ranks(scores, ties=protocol.ties)

@@ -25,7 +25,7 @@ SURROUNDINGS = (7, 19)
 class Truth:
     """The truth that a simulated section carries."""
 
-    expected: Floats | None
+    expected: NDArray[np.floating[Any]] | None
     """(n, genes) expected counts, columns as in the section's table."""
     dispersion: float
     """Of the negative binomial around them; 0: Poisson."""
@@ -56,7 +56,8 @@ def truth_of(section: SectionLike) -> Truth | None:
     names = tuple(str(name) for name in source.get("truth_domains", ()))
     dense = None
     if expected is not None:
-        dense = np.asarray(expected.toarray() if sp.issparse(expected) else expected, dtype=np.float64)
+        # Not copied: a cohort's tables hold them already.
+        dense = np.asarray(expected.toarray() if sp.issparse(expected) else expected)
         if not (np.isfinite(dense).all() and (dense >= 0).all()):
             raise ContractError(
                 "expected counts are negative or not finite", where=f"section {section.id}, truth_expected"
@@ -90,12 +91,12 @@ class Truths:
         """Whether every one of them knows its shares of domains."""
         return all((t := self[s]) is not None and t.domains is not None for s in sections)
 
-    def expected(self, section: SectionLike) -> tuple[Floats, float]:
-        """(n, genes) expected counts and their dispersion, of a section that knows them."""
+    def expected(self, section: SectionLike, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[Floats, float]:
+        """(rows, columns) expected counts and their dispersion, of a section that knows them."""
         truth = self[section]
         assert truth is not None
         assert truth.expected is not None
-        return truth.expected, truth.dispersion
+        return truth.expected[np.ix_(rows, columns)].astype(np.float64), truth.dispersion
 
     def domains(self, section: SectionLike) -> tuple[Floats, tuple[str, ...]]:
         """(n, domains) shares and their names, of a section that knows them."""

@@ -142,14 +142,15 @@ def _cover(anatomy: Anatomy, draw: _Fields, rng: np.random.Generator) -> Field:
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
     x, y = axis[None, :], axis[:, None]
     # A superellipse, its corners cut by a few straight strokes of the knife.
-    distance = (np.abs(x) ** 6 + np.abs(y) ** 6) ** np.float32(1 / 6)
+    distance = (np.abs(x) ** 5 + np.abs(y) ** 5) ** np.float32(1 / 5)
     first = rng.uniform(0, 2 * np.pi)
     for turn in first + np.arange(5) * 2 * np.pi / 5 + rng.normal(0, 0.3, 5):
-        reach = rng.uniform(0.9, 1.25)
+        reach = rng.uniform(0.96, 1.25)
         distance = np.maximum(distance, (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32) / np.float32(reach))
     um = np.float32(2 / anatomy.side_um)
     torn = step(draw("torn edges", (420.0, 1.0)), 0.3, 1.4)
-    outline = distance + um * (
+    # Small pieces are bent in proportion.
+    outline = distance + um * np.float32(min(1.0, anatomy.side_um / 2000.0)) * (
         draw("outline", (700.0, 45.0), (220.0, 14.0), (30.0, 1.6))
         + torn * draw("tatters", (90.0, 16.0), (32.0, 9.0), (12.0, 4.0))
     )

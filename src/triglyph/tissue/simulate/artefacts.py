@@ -15,6 +15,7 @@ from triglyph.tissue.simulate.fields import Field, layered_noise, smooth_noise, 
 from triglyph.tissue.simulate.knobs import Simulation
 from triglyph.tissue.simulate.streams import stream
 
+ARTEFACTS = ("folds", "blur", "pen")
 _MOST = 0.8
 """No section has a larger share of one artefact."""
 ARTEFACTS = ("folds", "blur", "pen")
@@ -27,7 +28,7 @@ _BLOCK = 512
 
 
 def artefact_maps(config: Simulation, patient: int, section: int, tissue: Tissue) -> dict[str, Field]:
-    """Maps of `folds`, `blur` and `pen`, those whose knob is not 0.
+    """Maps of the artefacts whose knob is not 0.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def artefact_maps(config: Simulation, patient: int, section: int, tissue: Tissue
         name -> (side, side), 0 to 1, on the grid of the tissue's maps. Folds and blur are laid out under tissue and
         around it, a pen also marks glass.
     """
-    makers = {"folds": _folds, "blur": _blur, "pen": _pen}
+    makers = dict(zip(ARTEFACTS, (_folds, _blur, _pen), strict=True))
     maps = {}
     for name, make in makers.items():
         knob = float(getattr(config.artefacts, name))

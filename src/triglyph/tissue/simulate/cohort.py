@@ -8,11 +8,11 @@ from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.language import HELD_OUT, domain_captions, section_caption
 from triglyph.tissue.simulate.locations import is_square
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.protein import write_protein
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.stain import paint, patient_dye
-from triglyph.tissue.simulate.streams import stream
 from triglyph.units import Mpp, Um
 
 SIMULATOR = "triglyph.tissue.simulate"
@@ -52,8 +52,7 @@ def simulate_section(
         The image cannot be written.
     """
     specimen = Specimen(config, patient_index, section_index)
-    dye = patient_dye(config, patient_index)
-    pixels = paint(config, specimen.tissue, dye, stream(config.seed, "paint", *specimen.keys))
+    pixels, dye = he_pixels(specimen)
     write_pyramid(pixels, image_path, mpp=dye.mpp, quality=config.stain.quality, tile=config.stain.tile)
     image = ImageSource(
         path=image_path, to_um=Affine.scale(dye.mpp), mpp=Mpp(dye.mpp), mpp_source="simulated", name="he"
@@ -90,6 +89,9 @@ def draft_of(specimen: Specimen, images: list[ImageSource]) -> SectionDraft:
             "subtype": specimen.subtype,
             "stain_site": specimen.person.stain_site,
             "chemistry_site": specimen.person.chemistry_site,
+            "section_caption": section_caption(specimen),
+            "section_caption_held_out": section_caption(specimen, words=HELD_OUT),
+            "domain_captions": domain_captions(specimen),
             "truth_dispersion": config.molecules.dispersion,
             **specimen.truth_columns,
         },

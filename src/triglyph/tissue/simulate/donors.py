@@ -1,8 +1,8 @@
 """Donors: people of whom expression and text are known and no image, measured on another platform than the patients.
 
-A donor has tissue of their own, from which pseudo-spots are taken at random; nothing is painted. Their platform shifts
-every gene by a factor of its own, the same for all donors, and counts to another depth; sites of the cohort have no
-part in it.
+A donor has tissue of their own, from which round pseudo-spots are taken at random; nothing is painted. Their platform
+sees every gene, shifts each by a factor of its own, the same for all donors, and counts to another depth; sites of the
+cohort have no part in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from triglyph.errors import ContractError
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.cohort import draft_of
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs import Simulation, Spots
+from triglyph.tissue.simulate.locations import is_square
 from triglyph.tissue.simulate.molecules import Chemistry, section_chemistry
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
@@ -91,7 +92,7 @@ def simulate_donor(config: Simulation, donor_index: int) -> SectionDraft:
     ContractError
         The tissue has no place for so many profiles.
     """
-    specimen = DonorSpecimen(config, FIRST + donor_index, 0)
+    specimen = DonorSpecimen(_seen_in_spots(config), FIRST + donor_index, 0)
     draft, name = draft_of(specimen, []), donor_id(donor_index)
     table = draft.table
     table.obs_names = [f"{name}-{number:05d}" for number in range(table.n_obs)]
@@ -100,5 +101,12 @@ def simulate_donor(config: Simulation, donor_index: int) -> SectionDraft:
     draft.section_id, draft.patient, draft.block = f"{name}-S1", name, f"{name}-B1"
     draft.platform, draft.pitch_um = PLATFORM, None
     draft.source = {key: value for key, value in draft.source.items() if not key.endswith("_site")}
-    draft.source["donor"] = True
+    draft.source |= {"donor": True, "config": config.digest()}
     return draft
+
+
+def _seen_in_spots(config: Simulation) -> Simulation:
+    """The world with round spots: where patients are seen in bins of single molecules, donors are not."""
+    if not is_square(config.spots):
+        return config
+    return config.model_copy(update={"spots": Spots(min_tissue=config.spots.min_tissue)})

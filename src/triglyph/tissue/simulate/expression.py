@@ -20,7 +20,7 @@ from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation
 from triglyph.tissue.simulate.programs import HOUSEKEEPING, MARKERS, NECROSIS, NICHES, PROGRAMMES, gene_symbols
 from triglyph.tissue.simulate.streams import stream
 
-RNA = dict(zip(CELL_TYPES, (1.6, 1.2, 0.8, 0.45, 0.5, 1.0, 0.8, 1.6), strict=True))
+RNA = dict(zip(CELL_TYPES, (2.6, 1.4, 0.7, 0.45, 0.5, 1.0, 0.7, 1.4), strict=True))
 """Relative RNA content of a cell of each type."""
 _FILLER_LOADING = 0.8
 """Standard deviation of a filler gene's loading, relative to a named gene's."""

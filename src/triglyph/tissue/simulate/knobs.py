@@ -261,7 +261,7 @@ class Stain(Frozen):
 
 
 class Artefacts(Frozen):
-    """What goes wrong on a slide; shares of the tissue's area, expected over sections."""
+    """What goes wrong on a slide: expected shares of the tissue's area. Most sections have little, a few have much."""
 
     folds: float = Field(default=0.0, ge=0, lt=1)
     blur: float = Field(default=0.0, ge=0, lt=1)

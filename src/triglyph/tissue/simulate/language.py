@@ -344,7 +344,8 @@ def _named(
         amount = amount_class(knobs, share)
         if amount and group != _EXPECTED.get(domain):
             named.append((share, f"{_pick(words.amounts[amount], rng)} {_pick(words.groups[group], rng)}"))
-    named.sort(reverse=True)
+    # Of equal shares the first of the table comes first, whatever words were chosen for it.
+    named.sort(key=lambda found: -found[0])
     if not named:
         return ""
     return words.cells.format(list=words.joint.join(phrase for _, phrase in named[:3]))

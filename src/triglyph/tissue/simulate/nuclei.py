@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -74,7 +75,8 @@ def draw_cells(
     shade = 0.10 * rng.standard_normal(number) - 0.5 * rng.random(number) ** 5
     lots = rng.random((4, number))
     # Sections are thicker than the focus is deep: some nuclei lie above or below it.
-    edges_um = _EDGE_UM * np.exp(1.5 * rng.random(number) ** 2)
+    # No edge is narrower than a pixel, or thin nuclei would look like stairs.
+    edges_um = max(_EDGE_UM, mpp) * np.exp(1.5 * rng.random(number) ** 2)
     if darker is not None:
         shade = shade + darker
     active, pleomorphic = (
@@ -127,9 +129,10 @@ def _batches(cells: Cells, chosen: NDArray[np.int64], room: float, mpp: float) -
 
 
 def _clumps(rng: np.random.Generator, mpp: float) -> NDArray[np.float32]:
-    """A periodic texture of chromatin clumps about 1 µm wide; 0 ± 1."""
-    noise = gaussian_filter(rng.standard_normal((256, 256)), 0.6 / mpp, mode="wrap")
-    return (noise / noise.std()).astype(np.float32)
+    """A texture of chromatin clumps about 1 µm wide, 0 ± 1; larger than any nucleus."""
+    side = int(140 / mpp)
+    noise = gaussian_filter(rng.standard_normal((side, side)).astype(np.float32), 0.6 / mpp, mode="wrap")
+    return noise / noise.std()
 
 
 class _Patch:
@@ -167,8 +170,9 @@ def _stamp_nuclei(
 ) -> None:
     turns, lots = own.turns, own.lots
     long_um, short_um = cells.long_um[batch] / 2, cells.short_um[batch] / 2
-    bulge = 1 + 1.2 * float(own.irregular.max())
-    patch = _Patch(cells.xy_um[batch], float(long_um.max()) * bulge + float(own.edge_um.max()) / 2, mpp)
+    # A spindle's tips fade over more than its flanks.
+    reach_um = float((long_um * (1 + 1.2 * own.irregular + 0.4 * own.edge_um / short_um)).max())
+    patch = _Patch(cells.xy_um[batch], reach_um, mpp)
     cos = _column(np.cos(cells.angle[batch]))
     sin = _column(np.sin(cells.angle[batch]))
     along = patch.dx_um * cos + patch.dy_um * sin
@@ -182,16 +186,21 @@ def _stamp_nuclei(
         _column(np.cos(turns[0])) * double + _column(np.sin(turns[0])) * double_sin + _column(np.cos(turns[1])) * triple
     )
     radius = (radius / outline).astype(np.float32)
-    inside = np.clip((1 - radius) * _column(np.sqrt(long_um * short_um) / own.edge_um) + 0.5, 0, 1)
+    # Edges fade over a length across the flanks, which are most of the outline; spindles taper.
+    scale_um = np.minimum(np.sqrt(long_um * short_um), 1.4 * short_um)
+    inside = np.clip((1 - radius) * _column(scale_um / own.edge_um) + 0.5, 0, 1)
 
     body: NDArray[np.float32] | np.float32 = np.float32(1)
     if look.vesicular:
         rim = np.exp(-(((radius - 0.86) / 0.13) ** 2))
         clearing = _column(look.vesicular * (0.35 + 1.3 * lots[3]))
         body = body + clearing * (0.4 * rim - 0.42 * np.clip(1 - radius * radius, 0, 1))
-    rows = (np.floor(lots[0] * 256).astype(np.int64)[:, None] + patch.index) % 256
-    columns = (np.floor(lots[1] * 256).astype(np.int64)[:, None] + patch.index) % 256
-    body = body + _column(own.texture) * clumps[rows[:, :, None], columns[:, None, :]]
+    # Every nucleus has its own window of the texture.
+    size = len(patch.index)
+    free = len(clumps) - size
+    corner = np.floor(lots[:2] * free).astype(np.int64)
+    windows = sliding_window_view(clumps, (size, size))
+    body = body + _column(own.texture) * windows[corner[0], corner[1]]
     if look.nucleoli:
         has = (lots[2] < look.nucleoli).astype(np.float32)
         offset = (lots[3] - 0.5) * 0.8

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from triglyph.tissue.simulate.anatomy import Tissue, build_tissue
+from triglyph.tissue.simulate.artefacts import artefact_maps
 from triglyph.tissue.simulate.bins import expected_bins
 from triglyph.tissue.simulate.expression import World, build_world, expected_of_cells, rna_content
 from triglyph.tissue.simulate.fields import sample, smooth_noise
@@ -65,6 +66,11 @@ class Specimen:
         """Maps and cells."""
         shares = self.person.shares(self.block)
         return build_tissue(self.config, self.patient, self.section, shares, state_shift=self.person.state_shift)
+
+    @cached_property
+    def artefacts(self) -> dict[str, NDArray[np.float32]]:
+        """Maps of what went wrong on the slide, by name; empty where nothing did."""
+        return artefact_maps(self.config, *self.keys, self.tissue)
 
     @cached_property
     def world(self) -> World:

@@ -25,7 +25,7 @@ from triglyph.tissue.simulate.tints import Tints, tints
 # Optical density in red, green and blue, unit length: between the vectors of Ruifrok and Johnston (2001), which are of
 # pure stains, and the reference of Macenko (2009), taken from slides.
 _HAEMATOXYLIN = np.array([0.628, 0.706, 0.327])
-_EOSIN = np.array([0.215, 0.885, 0.413])
+_EOSIN = np.array([0.165, 0.888, 0.428])
 _STRIP_PX = 500_000
 _LUT = 4096
 _PERIOD_UM = 1024.0

@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from triglyph.tissue.simulate.artefacts import ARTEFACTS, artefact_maps
+from triglyph.tissue.simulate.artefacts import ARTEFACTS
 from triglyph.tissue.simulate.bins import bin_table
 from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
 from triglyph.tissue.simulate.language import held_out_captions, section_caption, write_captions
@@ -83,8 +83,8 @@ def build_table(specimen: Specimen) -> ad.AnnData:
     if config.spots.platform == "xenium":
         core, addon = panel(config, specimen.patient)
         var["panel"] = np.where(core, "core", np.where(addon, "add-on", "")).astype(object)
-    maps = artefact_maps(config, *keys, specimen.tissue)
     blank = np.zeros_like(specimen.tissue.cover)
+    spoiled = [specimen.artefacts.get(name, blank) for name in ARTEFACTS]
     return ad.AnnData(
         X=counts,
         obs=obs,
@@ -98,6 +98,6 @@ def build_table(specimen: Specimen) -> ad.AnnData:
             "truth_states": specimen.states,
             "truth_niches": specimen.niches,
             "truth_surroundings": around,
-            "truth_artefacts": specimen.over_locations(np.stack([maps.get(name, blank) for name in ARTEFACTS])),
+            "truth_artefacts": specimen.over_locations(np.stack(spoiled)),
         },
     )

@@ -67,7 +67,7 @@ def tints(config: Simulation, tissue: Tissue, beyond: int) -> Tints:
         + part.gland * 0.11
         + inflamed * (0.11 - 0.04 * part.centre)
         + necrosis * 0.10
-        + stroma * (0.055 - 0.02 * collagen)
+        + stroma * (0.038 - 0.012 * collagen)
         + part.membrane * 0.015
     )
     solid = tissue.cover * (1 - np.clip(part.lumen, 0, 1)) * (1 - part.cleft)

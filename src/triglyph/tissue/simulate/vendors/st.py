@@ -17,8 +17,9 @@ from PIL import Image
 
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.vendors.tenx import he_pixels, write_csv_gz
+from triglyph.tissue.simulate.vendors.tenx import write_csv_gz
 
 PITCH_UM = 200.0
 UNKNOWN_LABEL = "undetermined"

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from triglyph.tissue.pyramid import halve
-from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.stain import Dye, paint, patient_dye
-from triglyph.tissue.simulate.streams import stream
 
 GENE_EXPRESSION = "Gene Expression"
 GENOME = "simulated"
@@ -26,12 +23,6 @@ _TILE = 256
 _SMALLEST = 512
 _NO_UUID = "urn:uuid:00000000-0000-0000-0000-000000000000"
 """tifffile would draw one from the clock."""
-
-
-def he_pixels(specimen: Specimen) -> tuple[NDArray[np.uint8], Dye]:
-    """The H&E of a specimen, the same that its section of a cohort has, and how it was stained and scanned."""
-    config, dye = specimen.config, patient_dye(specimen.config, specimen.patient)
-    return paint(config, specimen.tissue, dye, stream(config.seed, "paint", *specimen.keys)), dye
 
 
 def gene_features(symbols: Sequence[str]) -> pd.DataFrame:

@@ -21,10 +21,11 @@ from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.simulate.cohort import section_id
 from triglyph.tissue.simulate.locations import lattice
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
-from triglyph.tissue.simulate.vendors.tenx import gene_features, he_pixels, mixed, write_matrix_h5, write_previews
+from triglyph.tissue.simulate.vendors.tenx import gene_features, mixed, write_matrix_h5, write_previews
 
 PITCH_UM = 100.0
 ROWS, COLUMNS = 78, 128

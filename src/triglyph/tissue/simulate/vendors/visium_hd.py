@@ -27,11 +27,12 @@ from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.simulate.bins import binned
 from triglyph.tissue.simulate.cohort import section_id
 from triglyph.tissue.simulate.locations import Footprint
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.stain import Dye
 from triglyph.tissue.simulate.transcripts import Molecules, draw_transcripts
-from triglyph.tissue.simulate.vendors.tenx import gene_features, he_pixels, write_matrix_h5, write_previews
+from triglyph.tissue.simulate.vendors.tenx import gene_features, write_matrix_h5, write_previews
 
 SQUARE_UM = 2
 BINS_UM = (2, 8, 16)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.simulate.cohort import section_id
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.simulate.transcripts import (
@@ -39,7 +40,6 @@ from triglyph.tissue.simulate.transcripts import (
 )
 from triglyph.tissue.simulate.vendors.tenx import (
     gene_features,
-    he_pixels,
     write_csv_gz,
     write_matrix_h5,
     write_ome,
