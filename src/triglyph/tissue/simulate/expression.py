@@ -89,7 +89,7 @@ def expected_of_cells(
     rna: NDArray[np.float64],
     neighbours: NDArray[np.float64],
     chosen: NDArray[np.int64],
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Relative RNA of every gene in the cells `chosen`.
 
     Parameters
@@ -108,15 +108,20 @@ def expected_of_cells(
     NDArray
         (n, genes), a row sums to about the cell's `rna`.
     """
-    kinds, states = cells.kind[chosen], np.clip(cells.states[chosen], -STATE_LIMIT, STATE_LIMIT)
-    expected = np.empty((len(chosen), len(world.symbols)))
+    kinds = cells.kind[chosen]
+    states = np.clip(cells.states[chosen], -STATE_LIMIT, STATE_LIMIT).astype(np.float32)
+    expected = np.empty((len(chosen), len(world.symbols)), dtype=np.float32)
     for kind, name in enumerate(CELL_TYPES):
         mine = np.flatnonzero(kinds == kind)
-        bend = _product(states[mine], world.loading[kind])
+        bend = states[mine] @ world.loading[kind].astype(np.float32)
         for row, (receiver, caller, _) in zip(world.niche, NICHES.values(), strict=True):
             if receiver == name and row.any():
-                bend += np.outer(neighbours[chosen[mine], CELL_TYPES.index(caller)], row)
-        expected[mine] = world.profile[kind] * np.exp(bend) * rna[chosen[mine], None]
+                near = neighbours[chosen[mine], CELL_TYPES.index(caller)]
+                bend += np.outer(near, row).astype(np.float32)
+        np.exp(bend, out=bend)
+        bend *= world.profile[kind].astype(np.float32)
+        bend *= rna[chosen[mine], None].astype(np.float32)
+        expected[mine] = bend
     return expected
 
 
@@ -174,15 +179,6 @@ def _with_private(config: Simulation, loading: NDArray[np.float64], rng: np.rand
         order, sign = rng.permutation(loading.shape[2]), rng.choice([-1.0, 1.0], loading.shape[2])
         mixed[:, s] += np.sqrt(private) * sign * loading[:, s, order]
     return mixed
-
-
-def _product(states: NDArray[np.float64], loading: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, states) @ (states, genes), summed in the same order whatever the number of BLAS threads."""
-    total = np.zeros((len(states), loading.shape[1]))
-    for value, row in zip(states.T, loading, strict=True):
-        moved = np.flatnonzero(row)
-        total[:, moved] += value[:, None] * row[moved]
-    return total
 
 
 def _shares(logs: NDArray[np.float64]) -> NDArray[np.float64]:

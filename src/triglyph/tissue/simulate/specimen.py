@@ -34,6 +34,9 @@ from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.simulate.surroundings import neighbour_shares
 from triglyph.tissue.simulate.table import TRUTH_COLUMNS, build_table
 
+_CELLS_AT_ONCE = 1024
+_COARSE = 4
+"""Regions are blurred on every fourth point of the grid."""
 _NOTICED = 0.01
 """Share of a location below which an annotator does not notice a domain."""
 
@@ -89,7 +92,7 @@ class Specimen:
         patches = sample(tissue.patch, tissue.cells.xy_um, tissue.step_um)
         return rna_content(self.config, tissue.cells, patches, stream(self.config.seed, "rna", *self.keys))
 
-    def expected_of_cells(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    def expected_of_cells(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, genes) relative RNA of the cells `chosen`."""
         near = neighbour_shares(self.tissue.cells, self.config.molecules.niche_um, chosen)
         return expected_of_cells(self.config, self.world, self.tissue.cells, self.rna, near, chosen)
@@ -143,8 +146,14 @@ class Specimen:
         reach = membership(self.tissue.cells, self.centres_um, self.config.spots, knobs.bleed_um)
         caught = np.unique(reach.indices).astype(np.int64)
         debris = self.footprint.mean(self.tissue.compartments.debris, self.centres_um)
-        content = reach[:, caught] @ self.expected_of_cells(caught)
-        content = content + DEBRIS_RNA * np.outer(debris, self.world.debris)
+        content = DEBRIS_RNA * np.outer(debris, self.world.debris)
+        near = neighbour_shares(self.tissue.cells, self.config.molecules.niche_um, caught)
+        by_cell = reach.tocsc()
+        for start in range(0, len(caught), _CELLS_AT_ONCE):
+            part = caught[start : start + _CELLS_AT_ONCE]
+            content += by_cell[:, part] @ expected_of_cells(
+                self.config, self.world, self.tissue.cells, self.rna, near, part
+            )
         return expected_counts(
             self.config, self.world, self.chemistry, content, stream(self.config.seed, "depth", *self.keys)
         )
@@ -156,8 +165,9 @@ class Specimen:
         """(n,) the domain that an annotator gives each location, "" where none was given."""
         knobs, shares = self.config.labels, self.domain_shares.copy()
         if knobs.region_um:
-            blur = knobs.region_um / self.tissue.step_um
-            shares = self.over_locations(np.stack([gaussian_filter(domain, blur) for domain in self.tissue.domains]))
+            step_um = self.tissue.step_um * _COARSE
+            blurred = [gaussian_filter(d[::_COARSE, ::_COARSE], knobs.region_um / step_um) for d in self.tissue.domains]
+            shares = np.stack([sample(domain, self.centres_um, step_um) for domain in blurred], 1).astype(np.float64)
         if knobs.annotator:
             rng, step_um = stream(self.config.seed, "annotator", *self.keys), self.tissue.step_um
             side = len(self.tissue.cover)
