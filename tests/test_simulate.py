@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -244,6 +245,12 @@ def test_presets_are_frozen_and_an_unknown_one_is_refused():
         TINY.seed = 3
     with pytest.raises(RecipeError, match="no preset"):
         preset("large")
+
+
+def test_presets_are_those_that_the_docs_describe_with_the_same_digests():
+    page = (Path(__file__).parents[1] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| `([\w-]+)` \|.*\| `([0-9a-f]{16})` \|$", page, flags=re.MULTILINE))
+    assert stated == {name: preset(name).digest() for name in preset_names()}
 
 
 def test_the_demo_preset_makes_eight_sections_of_six_patients():

@@ -100,7 +100,7 @@ def bench_run(
     seed
         Of the null's first refit.
     baselines
-        Judge the baselines too.
+        Judge the baselines too, and the ceilings that the data allow.
     baseline_encoder
         The encoder without weights whose features are the baseline: `stain-texture`, `stain-texture-level0`.
     prompts
