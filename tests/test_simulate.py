@@ -176,11 +176,6 @@ def test_a_nucleus_has_its_size_in_um_at_any_scale(mpp, kind):
         np.full(n, short_um),
         rng.uniform(0, 3.14, n),
         np.zeros((n, len(STATES))),
-        np.full(n, kind),
-        np.full(n, long_um),
-        np.full(n, short_um),
-        rng.uniform(0, 3.14, n),
-        np.zeros((n, len(STATES))),
     )
     side = int(np.ceil(150 / mpp))
     canvas = Canvas.empty((side, side))

@@ -1,6 +1,6 @@
 """What a scale error costs: every slide read at its own scale, and every slide read as if it were 0.5 µm/px.
 
-    uv run python benchmarks/simulator/scale_error.py COHORT [--sections-per-patient 1] [--folds 5] [--out FILE.json]
+    uv run python benchmarks/simulator/scale_error.py COHORT [--patients 24] [--folds 5] [--out FILE.json]
 
 Probes are trained on some patients and tested on others. As if at 0.5 means what a pipeline does that trusts a
 constant: it cuts a window of so many pixels and calls it so many µm. The control is a cohort whose patients all have
@@ -50,12 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--sections-per-patient", type=int, default=1)
+    parser.add_argument("--patients", type=int, help="the first so many; all unless given")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     cohort = Cohort.open(given.cohort)
     sections = [
-        s for p in sorted(set(cohort.patients.values()))
+        s for p in sorted(set(cohort.patients.values()))[: given.patients]
         for s in [x for x in cohort if x.patient == p and x.has_image()][: given.sections_per_patient]
     ]  # fmt: skip
     people = np.array([s.patient for s in sections])
@@ -101,9 +102,8 @@ def _probe(sections: list[Section], seen: list[Floats], folds: NDArray[np.int64]
             both = 0 < cancer.sum() < len(cancer)
             score = probe.decision_function(z)[known]
             scores["cancer AUROC"].append(float(roc_auc_score(cancer, score)) if both else float("nan"))
-            scores["expression, Pearson"].append(
-                mean_defined(pearson(ridge.predict(z), logs[i][:, genes].toarray())).mean
-            )
+            r = pearson(ridge.predict(z), logs[i][:, genes].toarray())
+            scores["expression, Pearson"].append(mean_defined(r).value)
     return scores
 
 

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from triglyph.tissue.simulate.anatomy import build_tissue
 from triglyph.tissue.simulate.knobs import DOMAINS
-from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.picture import he_pixels
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.stain import paint, patient_dye
-from triglyph.tissue.simulate.streams import stream
+from triglyph.tissue.simulate.specimen import Specimen
 
 Image.MAX_IMAGE_PIXELS = None
 HER2ST_MPP = 0.69
@@ -71,10 +69,8 @@ def simulated(patient: int) -> Row:
     """A section of the preset `demo`, made 3.2 mm wide."""
     world = preset("demo")
     world = world.model_copy(update={"anatomy": world.anatomy.model_copy(update={"side_um": 3200.0})})
-    who = person(world, patient)
-    tissue = build_tissue(world, patient, 0, who.shares(), state_shift=who.state_shift)
-    dye = patient_dye(world, patient)
-    pixels = paint(world, tissue, dye, stream(world.seed, "paint", patient, 0))
+    specimen = Specimen(world, patient, 0)
+    tissue, (pixels, dye) = specimen.tissue, he_pixels(specimen)
     panels, widths = [crop(pixels, (len(pixels) / 2, len(pixels) / 2), len(pixels))], [len(pixels) * dye.mpp]
     for um in WINDOWS_UM:
         window = round(um / tissue.step_um)

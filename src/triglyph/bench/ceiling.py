@@ -1,4 +1,4 @@
-"""Ceilings: what nobody could beat, as rows of role `ceiling` beside the baselines of every table.
+"""Ceilings: how well one could do, under stated assumptions, as rows of role `ceiling` beside the baselines.
 
 `ceiling: count thinning` needs nothing but counts and stands in every table of predicted expression. Each count is
 split in two at random; the halves of a Poisson count are independent given its rate, so the correlation r of a gene
@@ -11,6 +11,11 @@ Where a section carries the truth of a simulation (`layers["truth_expected"]`, `
 * `ceiling: true expression`, retrieval: counts are matched to the expected counts of every location of the section by
   their likelihood;
 * `ceiling: true domains`: labels read off the true shares of domains in and around a location.
+
+The first two assume that counts are negative binomial around the expected ones, independently, with the one dispersion
+that the section states. Of simulated round spots this is the law itself. In bins of single molecules noise is per cell,
+so that dispersion differs between bins and genes and neighbouring bins share it: there the rows are close to a ceiling
+and no bound. Labels are read off the shares by a fitted model, which a better one could beat.
 
 Each row says in `transductive` what it knows. A section without truth simply has no such row.
 """

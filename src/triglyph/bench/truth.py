@@ -28,7 +28,9 @@ class Truth:
     expected: NDArray[np.floating[Any]] | None
     """(n, genes) expected counts, columns as in the section's table."""
     dispersion: float
-    """Of the negative binomial around them; 0: Poisson."""
+    """Of the negative binomial around them; 0: Poisson. One number for all locations and genes: where a platform's
+    noise is per cell, as in bins of single molecules, it is that of a middling location and an evenly expressed gene.
+    """
     domains: Floats | None
     """(n, domains) shares that sum to 1."""
     names: tuple[str, ...]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.special import ndtr
 
 from triglyph.tissue.simulate.compartments import Compartments, carve
 from triglyph.tissue.simulate.domains import fibres, lay_out
@@ -23,6 +24,8 @@ _TYPE = {name: i for i, name in enumerate(CELL_TYPES)}
 # Along the outline of what they line: tangential; across it (columnar): radial.
 _TANGENTIAL = ("endothelial", "adipocyte")
 _ELONGATED_ALONG_FIBRES = ("fibroblast",)
+_SHOWN = 2.5
+"""States show up to this far from 0."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,17 @@ class Cells:
     """(n,) direction of the long diameter, radians."""
     states: NDArray[np.float64]
     """(n, len(STATES)) local value of each state, about N(0, 1)."""
+    body_um: NDArray[np.float64] | None = None
+    """(n, 2) long and short diameter of what a cell's molecules fill: the nucleus without what is seen in morphology
+    alone, so that counts do not know of it. None: the nucleus as it looks."""
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    @property
+    def looks_um(self) -> NDArray[np.float64]:
+        """(n, 2) long and short diameter of the nucleus as it looks."""
+        return np.stack([self.long_um, self.short_um], 1)
 
 
 @dataclass(frozen=True)
@@ -122,12 +133,12 @@ def build_tissue(
 
 
 def visible(config: Simulation, states: NDArray[np.floating[Any]], name: str) -> NDArray[np.float32]:
-    """The state `name` as far as it shows under the microscope, within ± 2.5; 0 everywhere where its dial is 0.
+    """The state `name` as far as it shows under the microscope, within ± `_SHOWN`; 0 everywhere where its dial is 0.
 
     `states` is (len(STATES), ...).
     """
     strength = np.float32(config.dial.strength(name)[0])
-    return strength * np.clip(states[STATES.index(name)], -2.5, 2.5).astype(np.float32)
+    return strength * np.clip(states[STATES.index(name)], -_SHOWN, _SHOWN).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -174,7 +185,8 @@ def _cells(
     packed = domains[DOMAINS.index("immune infiltrate")] + domains[DOMAINS.index("breast glands")]
     spread = anatomy.cellularity * (1 - 0.5 * packed)
     general = np.exp(spread * gradients.cellularity - spread**2 / 2) * cover
-    immune = np.exp(anatomy.infiltration * gradients.immune - anatomy.infiltration**2 / 2)
+    crowding = np.log(_crowding(anatomy.infiltration, config.dial.strength("inflammation")[0]))
+    immune = np.exp(anatomy.infiltration * gradients.immune - np.float32(anatomy.infiltration**2 / 2 + crowding))
     immune[domains[DOMAINS.index("immune infiltrate")] > 0.6] = 1.0
     covered = [weight * cover for weight in domains]
     totals = [float(weight.sum()) for weight in covered]
@@ -213,8 +225,23 @@ def _cells(
     angle = _angles(kind, xy_um, compartments, grid_um, rng)
     # What is seen in morphology alone moves no cell: it comes after the cells have found their places.
     uneven = _unevenness(config, kind, local, rng)
-    long_um, short_um = np.maximum(long_um, short_um) * uneven, np.minimum(long_um, short_um) * uneven
-    return Cells(xy_um[keep], kind[keep], long_um[keep], short_um[keep], angle[keep], local[keep])
+    body_um = np.stack([np.maximum(long_um, short_um), np.minimum(long_um, short_um)], 1)
+    long_um, short_um = (body_um * uneven[:, None]).T
+    return Cells(xy_um[keep], kind[keep], long_um[keep], short_um[keep], angle[keep], local[keep], body_um[keep])
+
+
+def _crowding(infiltration: float, strength: float) -> float:
+    """How many more immune cells exp(infiltration x inflammation) would make at a dial of `strength` than at 1.
+
+    1 up to a strength of 1, where the field's variance is kept. Above, the mean of exp(slope z) for a standard normal z
+    cut at `_SHOWN`: a stronger dial gathers immune cells in fewer places and makes no more of them.
+    """
+
+    def mean(slope: float) -> float:
+        within = np.exp(slope**2 / 2) * (ndtr(_SHOWN - slope) - ndtr(-_SHOWN - slope))
+        return float(within + ndtr(-_SHOWN) * 2 * np.cosh(slope * _SHOWN))
+
+    return mean(infiltration * max(strength, 1.0)) / mean(infiltration)
 
 
 def _sizes(

@@ -18,7 +18,6 @@ from triglyph.tissue.simulate.streams import stream
 ARTEFACTS = ("folds", "blur", "pen")
 _MOST = 0.8
 """No section has a larger share of one artefact."""
-ARTEFACTS = ("folds", "blur", "pen")
 _STROKES = 12
 _PEN_UM = (180.0, 420.0)
 _INKS = {"blue": (1.15, 0.75, 0.15), "green": (1.2, 0.3, 0.75), "black": (1.25, 1.2, 1.15)}
@@ -133,7 +132,7 @@ def defocus(pixels: NDArray[np.uint8], blur: Field, *, mpp: float, scale: float,
     scale
         Grid points of the map per pixel.
     rng
-        Draws how far out of focus the section is: a Gaussian of 2 to 5 µm.
+        Draws how far out of focus the section is: a Gaussian of 2.2 to 4.5 µm.
     """
     sigma = float(rng.uniform(*_DEFOCUS_UM)) / mpp
     margin, side = int(3 * sigma) + 1, len(pixels)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from triglyph.errors import ContractError
-from triglyph.tissue.simulate.locations import lattice
+from triglyph.tissue.simulate.locations import is_square, lattice
 from triglyph.tissue.simulate.transcripts import (
     DEBRIS_PER_UM2,
     GENE,
@@ -198,3 +198,30 @@ def _lookup(place: NDArray[np.int64], width: int, height: int) -> NDArray[np.int
     at = np.full((height, width), -1)
     at[place[:, 1], place[:, 0]] = np.arange(len(place))
     return at
+
+
+def effective_dispersion(specimen: Specimen) -> float:
+    """Overdispersion of a location's counts around the expected ones: variance = mean + this x mean².
+
+    A round spot's is `Molecules.dispersion` itself. In square bins that is the dispersion of a cell's counts. A bin
+    that catches expected counts m_c of cell c, and m in all with ambient RNA and debris, which are Poisson, has
+    dispersion x sum of m_c² / m²: less, the more cells share it. This is the median over the section's bins, for a gene
+    that all cells express alike; one that few of a bin's cells express has more.
+    """
+    config, spots, tissue = specimen.config, specimen.config.spots, specimen.tissue
+    dispersion = config.molecules.dispersion
+    if not is_square(spots) or not dispersion:
+        return dispersion
+    reach, rna = _Reach(specimen), specimen.rna
+    amount, squares = np.zeros((2, len(specimen.centres_um)))
+    for start in range(0, len(rna), reach.cells_at_once):
+        chosen = np.arange(start, min(start + reach.cells_at_once, len(rna)))
+        caught = reach.shares(chosen)
+        amount += caught @ rna[chosen]
+        squares += caught.power(2) @ rna[chosen] ** 2
+    tissue_um2 = float(tissue.cover.sum(dtype=np.float64)) * tissue.step_um**2
+    ambient = float(ambient_rates(config, rna.sum(keepdims=True))[0]) / tissue_um2
+    cover = specimen.footprint.mean(tissue.cover, specimen.centres_um)
+    debris = specimen.footprint.mean(tissue.compartments.debris, specimen.centres_um)
+    amount += spots.diameter_um**2 * (ambient * cover + DEBRIS_PER_UM2 * debris)
+    return float(dispersion * np.median(squares / np.maximum(amount, 1e-12) ** 2))

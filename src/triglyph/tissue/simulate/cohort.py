@@ -7,6 +7,7 @@ from pathlib import Path
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.pyramid import write_pyramid
+from triglyph.tissue.simulate.bins import effective_dispersion
 from triglyph.tissue.simulate.knobs import Simulation
 from triglyph.tissue.simulate.language import HELD_OUT, domain_captions, section_caption
 from triglyph.tissue.simulate.locations import is_square
@@ -92,7 +93,7 @@ def draft_of(specimen: Specimen, images: list[ImageSource]) -> SectionDraft:
             "section_caption": section_caption(specimen),
             "section_caption_held_out": section_caption(specimen, words=HELD_OUT),
             "domain_captions": domain_captions(specimen),
-            "truth_dispersion": config.molecules.dispersion,
+            "truth_dispersion": effective_dispersion(specimen),
             **specimen.truth_columns,
         },
     )

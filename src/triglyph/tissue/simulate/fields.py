@@ -40,7 +40,8 @@ def smooth_noise(rng: np.random.Generator, side: int, step_um: float, length_um:
     length_um
         Distance over which values stay alike; below two grid steps the field is white noise, smoothed there.
     """
-    spacing = max(length_um / 2, step_um)
+    # Not more than the field's own side: inside one coarse step it would hold one value.
+    spacing = min(max(length_um / 2, step_um), side * step_um)
     n = math.ceil(side * step_um / spacing) + 8
     coarse = gaussian_filter(rng.standard_normal((n, n)), 1.0, mode="wrap")
     span = side * step_um / spacing

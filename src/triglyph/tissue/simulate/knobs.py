@@ -6,11 +6,22 @@ patients is not part of it, so that a cohort can grow: patient 7 is the same in 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from triglyph.cards import Frozen
+from triglyph.tissue.simulate.bounds import (
+    Bounded,
+    GreyRange,
+    Positive,
+    Range,
+    Scale,
+    ScaleRange,
+    Share,
+    Spread,
+    each_once,
+    keyed,
+)
 
 CELL_TYPES = ("tumour", "epithelial", "fibroblast", "T cell", "B cell", "macrophage", "endothelial", "adipocyte")
 DOMAINS = (
@@ -31,75 +42,100 @@ EXPRESSION_STATES = ("oestrogen response", "lipid metabolism", "stress response"
 STATES = (*SHARED_STATES, *MORPHOLOGY_STATES, *EXPRESSION_STATES)
 """Smooth fields over the tissue, each about N(0, 1); every one is a programme of the cells it acts on."""
 SUBTYPES = ("luminal", "basal")
+PROTEIN_CHANNELS = (
+    "DAPI", "panCK", "CD3", "CD8", "CD20", "CD68", "SMA", "CD31", "Vimentin", "Ki67", "ER", "HER2", "PD-L1",
+)  # fmt: skip
+"""What `protein` can show; `protein.CHANNELS` says how."""
+SQUARE_PLATFORMS = ("visium_hd", "xenium")
+"""Their locations are square bins of single molecules."""
 
 
-class Nucleus(Frozen):
+class Nucleus(Bounded):
     """How the nuclei of one cell type look."""
 
-    long_um: float
+    long_um: Positive
     """Mean long diameter."""
-    short_um: float
+    short_um: Positive
     """Mean short diameter."""
-    spread: float = 0.12
+    spread: Spread = 0.12
     """Standard deviation of the log of the size."""
-    haematoxylin: float = 0.8
+    haematoxylin: Spread = 0.8
     """Optical density of the body, times the patient's stain strength."""
-    vesicular: float = 0.0
+    vesicular: Share = 0.0
     """0: solid chromatin; 1: clear centre and a dark rim."""
-    nucleoli: float = 0.0
+    nucleoli: Share = 0.0
     """Probability of a visible nucleolus."""
-    irregular: float = 0.06
+    irregular: Spread = 0.06
     """Amplitude of the outline's departure from an ellipse."""
-    texture: float = 0.15
+    texture: Spread = 0.15
     """Amplitude of chromatin clumps, relative to the body."""
-    cytoplasm_um: float = 0.0
+    cytoplasm_um: Spread = 0.0
     """Width of a drawn rim of cytoplasm around the nucleus."""
-    eosin: float = 0.3
+    eosin: Spread = 0.3
     """Optical density of that rim."""
 
+    @model_validator(mode="after")
+    def _long_is_longer(self) -> Nucleus:
+        if self.long_um < self.short_um:
+            raise ValueError(f"long_um {self.long_um:g} is less than short_um {self.short_um:g}")
+        return self
 
-class Anatomy(Frozen):
+
+_Densities = Annotated[dict[str, Spread], keyed(CELL_TYPES, "cell type", every=False)]
+
+
+class Anatomy(Bounded):
     """Domains, compartments inside them, and the cells they hold."""
 
-    side_um: float = 2250.0
-    grid_um: float = 2.5
+    side_um: Positive = 2250.0
+    grid_um: Positive = 2.5
     tissue_fraction: float = Field(default=0.86, gt=0.1, le=1.0)
     """Share of the frame under tissue."""
-    fractions: dict[str, float]
-    """Mean share of each domain."""
-    fraction_concentration: float = 30.0
+    fractions: Annotated[dict[str, Spread], keyed(DOMAINS, "domain")]
+    """Mean share of each domain; 0: nowhere. `People.absent` takes one from some patients."""
+    fraction_concentration: Positive = 30.0
     """Dirichlet concentration of the patients' shares: higher is more alike."""
-    domain_um: float = 330.0
+    domain_um: Positive = 330.0
     """Length scale of domains."""
-    wobble_um: tuple[float, float] = (90.0, 32.0)
-    """Length scales of the boundaries' interdigitation."""
-    boundary_um: float = 30.0
+    wobble_um: tuple[Positive, Positive] = (90.0, 32.0)
+    """Length scales of the boundaries' interdigitation, coarse and fine."""
+    boundary_um: Positive = 30.0
     """Width over which one domain passes into the next."""
-    state_um: float = 140.0
+    state_um: Positive = 140.0
     """Length scale of gradients inside domains (cellularity, infiltration, states)."""
-    cellularity: float = 0.42
+    cellularity: Spread = 0.42
     """Standard deviation of log cell density inside domains."""
-    infiltration: float = 0.9
+    infiltration: Spread = 0.9
     """Standard deviation of log density of immune cells inside domains."""
-    purity: float = 0.7
+    purity: Spread = 0.7
     """How much the share of tumour nests varies inside invasive cancer."""
-    section_change: float = 0.3
+    section_change: Share = 0.3
     """How far adjacent sections of one block differ in their fields: 0 the same, 1 unrelated."""
-    nest_um: float = 46.0
-    duct_um: tuple[float, float] = (90.0, 210.0)
+    nest_um: Positive = 46.0
+    duct_um: Range = (90.0, 210.0)
     """Diameters of ducts in situ."""
-    gland_um: tuple[float, float] = (34.0, 76.0)
-    fat_um: float = 58.0
-    vessel_um: tuple[float, float] = (14.0, 40.0)
-    vessels_per_mm2: float = 14.0
-    cells_per_mm2: dict[str, dict[str, float]]
-    """domain -> cell type -> mean density."""
-    nuclei: dict[str, Nucleus]
+    gland_um: Range = (34.0, 76.0)
+    fat_um: Positive = 58.0
+    vessel_um: Range = (14.0, 40.0)
+    vessels_per_mm2: Spread = 14.0
+    cells_per_mm2: Annotated[dict[str, _Densities], keyed(DOMAINS, "domain")]
+    """domain -> cell type -> mean density; a type that is not named is not there."""
+    nuclei: Annotated[dict[str, Nucleus], keyed(CELL_TYPES, "cell type")]
     growth: float = 0.2
     """Nuclei of tumour cells grow by this (log diameter) per unit of the state `proliferation`."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Anatomy:
+        if self.side_um < 8 * self.grid_um:
+            raise ValueError(f"side_um {self.side_um:g} holds fewer than 8 steps of grid_um {self.grid_um:g}")
+        if self.wobble_um[0] < self.wobble_um[1]:
+            raise ValueError("wobble_um is a coarse and a fine length: give the larger one first")
+        if not any(self.fractions.values()):
+            raise ValueError("fractions: some domain must have a share")
+        return self
 
-class Dial(Frozen):
+
+class Dial(Bounded):
     """How much each kind of programme moves what it acts on: 0 not at all, 1 as `Molecules.state`, `Stain.state`."""
 
     shared: float = Field(default=1.0, ge=0)
@@ -115,28 +151,35 @@ class Dial(Frozen):
         return 0.0, self.expression_only
 
 
-class Molecules(Frozen):
-    """Counts from cells."""
+class Molecules(Bounded):
+    """Counts from cells.
+
+    On platforms of single molecules (`visium_hd`, `xenium`) depth is `Transcripts.per_cell`, and molecules bleed by
+    `Transcripts.bleed_um`: there `depth_per_cells`, `depth_noise` and `bleed_um` of this block, which are of round
+    spots, do nothing, and `median_depth`, `patient_depth` and `depth_range` act only through a patient's depth
+    relative to `median_depth`. `dispersion` is there that of a cell's counts, not of a bin's.
+    """
 
     filler_genes: int = Field(default=0, ge=0)
     """Genes without a name in biology (`SIM0001`, ...), beside the named ones."""
-    base_spread: float = 0.7
+    base_spread: Spread = 0.7
     """Standard deviation of log expression between genes."""
-    median_depth: float = 3000.0
-    """Counts a spot, median over a section of a median patient."""
-    patient_depth: float = 0.25
-    """Standard deviation of the patients' log depth."""
-    depth_range: tuple[float, float] = (650.0, 10000.0)
-    """No patient's depth lies outside."""
+    median_depth: Positive = 3000.0
+    """Counts a spot, median over a section of a median patient; within `depth_range`, which moves the median of the
+    patients towards the wider side of it."""
+    patient_depth: Spread = 0.25
+    """Standard deviation of the patients' log depth, before `depth_range` cuts it off."""
+    depth_range: Range = (650.0, 10000.0)
+    """No patient's depth lies outside: a log-normal, cut off at the ends and not heaped up there."""
     depth_per_cells: float = Field(default=0.7, ge=0)
     """Exponent that ties depth to the RNA of the cells in a spot; 0 removes the tie."""
-    depth_noise: float = 0.15
+    depth_noise: Spread = 0.15
     """Standard deviation of the spots' own log depth."""
     dispersion: float = Field(default=0.06, ge=0)
     """Negative-binomial overdispersion: variance = mean + dispersion x mean²."""
     marker: float = 2.6
     """Log fold of a cell type's markers over other types."""
-    type_noise: float = 0.35
+    type_noise: Spread = 0.35
     """Standard deviation of log expression between types for any gene."""
     state: float = 0.8
     """Log fold per unit of a state, for the genes of its programme."""
@@ -150,34 +193,41 @@ class Molecules(Frozen):
     """Standard deviation of the log RNA that patches of tissue yield; patches are smaller than a spot."""
     patch_um: float = Field(default=18.0, gt=0)
     """Length scale of those patches."""
-    cell_noise: float = 0.15
+    cell_noise: Spread = 0.15
     """Standard deviation of the cells' log RNA content."""
     bleed_um: float = Field(default=7.0, ge=0)
     """Width of the passage from inside to outside a spot over which transcripts of a cell still reach it; 0: none."""
     ambient: float = Field(default=0.06, ge=0, lt=1)
     """Share of counts that is the section's mean profile, not the spot's."""
-    site_gene: float = 0.0
+    site_gene: Spread = 0.0
     """Standard deviation of chemistry site x gene offsets, log."""
-    patient_gene: float = 0.2
+    patient_gene: Spread = 0.2
     """Standard deviation of patient x gene offsets, log."""
-    block_gene: float = 0.0
+    block_gene: Spread = 0.0
     """Standard deviation of block x gene offsets, log."""
-    section_gene: float = 0.0
+    section_gene: Spread = 0.0
     """Standard deviation of section x gene offsets, log."""
-    patient_profile: float = 0.0
+    patient_profile: Spread = 0.0
     """Standard deviation of patient x cell type x gene deviations, log; tumours, being clones, differ twice as much."""
     private: float = Field(default=0.0, ge=0, le=1)
     """Share of a programme's variance over genes that is the patient's own, and so cannot be learnt from others."""
 
+    @model_validator(mode="after")
+    def _median_in_range(self) -> Molecules:
+        low, high = self.depth_range
+        if not low <= self.median_depth <= high:
+            raise ValueError(f"median_depth {self.median_depth:g} lies outside depth_range, {low:g} to {high:g}")
+        return self
 
-class People(Frozen):
+
+class People(Bounded):
     """Sites, patients, blocks and sections."""
 
     sites: int = Field(default=1, ge=1)
     """Places that stain, and places that do the chemistry; a patient is given one of each, independently."""
     confounding: float = Field(default=0.0, ge=0, le=1)
     """0: site and subtype are crossed; 1: the subtype decides the site, of stain and chemistry alike."""
-    subtype: float = 0.0
+    subtype: Spread = 0.0
     """How far the two subtypes lie apart in the states that they move, in units of the states."""
     absent: float = Field(default=0.0, ge=0, lt=1)
     """Chance that a patient lacks a domain altogether (never invasive cancer or connective tissue)."""
@@ -191,7 +241,7 @@ class People(Frozen):
     """Root mean square of the smooth departure from that shift."""
 
 
-class Labels(Frozen):
+class Labels(Bounded):
     """What an annotator and a clinic would write down."""
 
     region_um: float = Field(default=0.0, ge=0)
@@ -212,55 +262,57 @@ class Labels(Frozen):
     """Expected share of patients whose outcome is not seen."""
 
 
-class Donors(Frozen):
+class Donors(Bounded):
     """Donors of whom expression and text are known, and no image."""
 
     gap: float = Field(default=0.6, ge=0)
     """Standard deviation of the log factor between their platform and the patients', gene by gene."""
-    depth: float = 2.0
+    depth: Positive = 2.0
     """Their depth relative to the patients'."""
     locations: int = Field(default=400, ge=1)
     """Profiles a donor."""
 
 
-class Protein(Frozen):
+class Protein(Bounded):
     """A multiplexed-protein image of the same anatomy."""
 
-    channels: tuple[str, ...] = ()
-    """None unless named: of `protein.CHANNELS`."""
-    mpp: float = 1.0
-    noise: float = 0.03
+    channels: Annotated[tuple[str, ...], each_once(PROTEIN_CHANNELS, "channel")] = ()
+    """None unless named: of `PROTEIN_CHANNELS`, each once."""
+    mpp: Scale = 1.0
+    noise: Spread = 0.03
     """Standard deviation of camera noise, relative to full scale."""
 
 
-class Stain(Frozen):
+class Stain(Bounded):
     """Haematoxylin and eosin on glass under a microscope."""
 
-    mpp: tuple[float, float] = (0.45, 0.55)
+    mpp: ScaleRange = (0.45, 0.55)
     """Range of true µm per pixel over patients."""
-    hue: float = 0.035
+    hue: Spread = 0.035
     """Standard deviation of the patients' stain vectors around the mean one (unit vectors in OD space)."""
-    strength: float = 0.12
+    strength: Spread = 0.12
     """Standard deviation of the patients' log stain strength, each stain by itself."""
-    white: tuple[float, float] = (240.0, 250.0)
+    white: GreyRange = (240.0, 250.0)
     """Range of the grey level of empty glass."""
-    grain: float = 1.6
+    grain: Spread = 1.6
     """Standard deviation of camera noise, grey levels."""
     state: float = 0.32
     """Log change of density per unit of a state: eosin of stroma with fibrosis, of tumour with hypoxia."""
-    site_hue: float = 0.0
+    site_hue: Spread = 0.0
     """Standard deviation of the sites' stain vectors, as `hue`."""
-    site_strength: float = 0.0
+    site_strength: Spread = 0.0
     """Standard deviation of the sites' log stain strength."""
     subspot: float = 0.35
     """Log change of nuclear density per unit of `Molecules.subspot` and of the patches' field."""
-    fibre_um: float = 7.0
+    fibre_um: Positive = 7.0
     """Thickness of collagen bundles."""
-    quality: int = 90
-    tile: int = 256
+    quality: int = Field(default=90, ge=1, le=100)
+    """Of JPEG."""
+    tile: int = Field(default=256, ge=16, multiple_of=16)
+    """Side of the file's tiles in pixels."""
 
 
-class Artefacts(Frozen):
+class Artefacts(Bounded):
     """What goes wrong on a slide: expected shares of the tissue's area. Most sections have little, a few have much."""
 
     folds: float = Field(default=0.0, ge=0, lt=1)
@@ -268,28 +320,36 @@ class Artefacts(Frozen):
     pen: float = Field(default=0.0, ge=0, lt=1)
 
 
-class Spots(Frozen):
+class Spots(Bounded):
     """The platform's locations."""
 
     platform: Literal["st", "visium", "visium_hd", "xenium"] = "visium"
-    diameter_um: float = 55.0
+    diameter_um: Positive = 55.0
     """Diameter of a spot, or side of a square bin."""
-    pitch_um: float = 100.0
+    pitch_um: Positive = 100.0
     lattice: Literal["hexagonal", "square"] = "hexagonal"
-    margin_um: float = 40.0
+    margin_um: Spread = 40.0
     """Spots keep this distance from the image's edge."""
-    min_tissue: float = 0.6
+    min_tissue: Share = 0.6
     """Share of a spot that must lie on tissue."""
 
+    @model_validator(mode="after")
+    def _lattice_is_the_platforms(self) -> Spots:
+        if self.lattice == "hexagonal" and self.platform != "visium":
+            raise ValueError(f"lattice: {self.platform} has a square one; only visium's is hexagonal")
+        if self.platform in SQUARE_PLATFORMS and self.pitch_um < self.diameter_um:
+            raise ValueError(f"pitch_um {self.pitch_um:g} is less than diameter_um {self.diameter_um:g}: bins overlap")
+        return self
 
-class Transcripts(Frozen):
+
+class Transcripts(Bounded):
     """Single molecules, for the platforms that see them or sum them into bins."""
 
-    per_cell: float = 160.0
+    per_cell: Positive = 160.0
     """Molecules of a cell of relative RNA 1 over all genes of the world; a panel sees its share of them."""
-    spread_um: float = 1.4
+    spread_um: Spread = 1.4
     """Standard deviation of a molecule's departure from an even spread over nucleus and cytoplasm."""
-    bleed_um: float = 2.0
+    bleed_um: Spread = 2.0
     """Standard deviation of lateral diffusion."""
     core_panel: int = Field(default=260, ge=1)
     """Genes of the core panel, which every section has."""
@@ -301,15 +361,15 @@ class Transcripts(Frozen):
     """Share of the genes' molecules decoded with a quality value below 20."""
     control: float = Field(default=0.004, ge=0, lt=1)
     """Share of molecules called as control probes, control codewords or codewords of no gene."""
-    he_turn_degrees: float = 4.0
+    he_turn_degrees: Spread = 4.0
     """Standard deviation of the turn of the H&E against the molecules' frame."""
-    he_shift_um: float = 60.0
-    """Standard deviation of its shift."""
-    landmark_um: float = 1.5
+    he_shift_um: Spread = 60.0
+    """Root mean square of its shift along each axis: the absolute value of a normal, as no region begins after it."""
+    landmark_um: Spread = 1.5
     """Error of the landmarks that tie the two frames."""
 
 
-class Language(Frozen):
+class Language(Bounded):
     """Captions."""
 
     missing: float = Field(default=0.04, ge=0, le=1)
@@ -318,27 +378,30 @@ class Language(Frozen):
     """Share of locations whose caption belongs to another location of the section, of another domain where there is."""
     section_level: float = Field(default=0.0, ge=0, le=1)
     """Share of locations that carry the section's caption instead of their own."""
-    border: float = 0.3
+    border: Share = 0.3
     """A second domain is named from this share of a spot on."""
-    sparse_per_mm2: float = 1800.0
-    dense_per_mm2: float = 5200.0
-    some: float = 0.10
+    sparse_per_mm2: Positive = 1800.0
+    dense_per_mm2: Positive = 5200.0
+    some: Share = 0.10
     """A cell type is `some` from this share of cells on."""
-    many: float = 0.28
+    many: Share = 0.28
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Language:
         if self.missing + self.section_level + self.wrong > 1 + 1e-9:
             raise ValueError("missing, section_level and wrong are shares of all locations and add up to more than 1")
+        for low, high in (("some", "many"), ("sparse_per_mm2", "dense_per_mm2")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} lies above {high}")
         return self
 
 
-class Simulation(Frozen):
+class Simulation(Bounded):
     """One simulated world; every patient and section in it follows from this record alone."""
 
     name: str
     seed: int = Field(default=0, ge=0)
-    sections_per_patient: tuple[int, ...] = (2, 1, 1)
+    sections_per_patient: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 1, 1), min_length=1)
     """Patients take these in turn."""
     organ: str = "breast"
     anatomy: Anatomy
@@ -353,6 +416,22 @@ class Simulation(Frozen):
     language: Language = Language()
     donors: Donors = Donors()
     protein: Protein = Protein()
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> Simulation:
+        radius, near = self.spots.diameter_um / 2, self.molecules.niche_um
+        if near <= radius:
+            raise ValueError(
+                f"molecules.niche_um {near:g} does not reach out of a location of spots.diameter_um "
+                f"{self.spots.diameter_um:g}: nothing lies around it"
+            )
+        room, least = self.anatomy.side_um, 2 * self.spots.margin_um + self.spots.diameter_um
+        if room < least:
+            raise ValueError(
+                f"anatomy.side_um {room:g} has no room for one location of spots.diameter_um "
+                f"{self.spots.diameter_um:g} between two spots.margin_um"
+            )
+        return self
 
     def sections_of(self, patient_index: int) -> int:
         """Number of sections of a patient."""

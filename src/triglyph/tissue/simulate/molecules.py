@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
 from triglyph.tissue.simulate.expression import World
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs import Molecules, Simulation
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.streams import stream
 
@@ -39,7 +40,7 @@ def section_chemistry(config: Simulation, patient: int, section: int, n_genes: i
     """Depth of a patient, and gene offsets of a section."""
     knobs, seed = config.molecules, config.seed
     rng = stream(seed, "chemistry", patient)
-    depth = knobs.median_depth * float(np.exp(knobs.patient_depth * rng.standard_normal()))
+    depth = _depth(knobs, float(rng.random()))
     offset = knobs.patient_gene * rng.standard_normal(n_genes)
     site, block = person(config, patient).chemistry_site, config.block_of(patient, section)
     for spread, part, keys in (
@@ -48,7 +49,18 @@ def section_chemistry(config: Simulation, patient: int, section: int, n_genes: i
         (knobs.section_gene, "section genes", (patient, section)),
     ):
         offset = offset + spread * stream(seed, part, *keys).standard_normal(n_genes)
-    return Chemistry(float(np.clip(depth, *knobs.depth_range)), offset)
+    return Chemistry(depth, offset)
+
+
+def _depth(knobs: Molecules, lot: float) -> float:
+    """Depth at the quantile `lot` of patients: log-normal, given that it lies in the range."""
+    if not knobs.patient_depth:
+        return knobs.median_depth
+    ends = np.log(np.array(knobs.depth_range) / knobs.median_depth) / knobs.patient_depth
+    low, high = ndtr(ends)
+    depth = knobs.median_depth * np.exp(knobs.patient_depth * ndtri(low + lot * (high - low)))
+    # Only against rounding: nothing is heaped up at the ends.
+    return float(np.clip(depth, *knobs.depth_range))
 
 
 def expected_counts(

@@ -23,8 +23,18 @@ _HALVINGS = 4
 
 def nucleus_radius(cells: Cells, chosen: NDArray[np.int64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
     """µm from the centre of each nucleus to its outline, towards `angle` (radians; the shape of `chosen`)."""
-    turn = angle - cells.angle[chosen]
-    a, b = cells.long_um[chosen] / 2, cells.short_um[chosen] / 2
+    return _ellipse(cells.looks_um[chosen], angle - cells.angle[chosen])
+
+
+def body_radius(cells: Cells, chosen: NDArray[np.int64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As `nucleus_radius`, of what molecules fill (`Cells.body_um`): no pleomorphism moves it."""
+    body_um = cells.looks_um if cells.body_um is None else cells.body_um
+    return _ellipse(body_um[chosen], angle - cells.angle[chosen])
+
+
+def _ellipse(diameters_um: NDArray[np.float64], turn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """µm from the centre of ellipses (..., 2) to their outline, at `turn` (...) from the long diameter."""
+    a, b = diameters_um[..., 0] / 2, diameters_um[..., 1] / 2
     return np.asarray(a * b / np.hypot(b * np.cos(turn), a * np.sin(turn)))
 
 

@@ -73,6 +73,8 @@ class Person:
             own = (1 - people.block_change) * own + people.block_change * fresh
         lots = stream(seed, "absent", self.index).random(len(DOMAINS))
         lacking = np.array([name not in _NEVER_ABSENT for name in DOMAINS]) & (lots < people.absent)
+        # A domain whose mean share is 0 is nowhere in this world.
+        lacking |= mean == 0
         shares = np.where(lacking, 0.0, np.maximum(own, _SMALLEST_SHARE))
         return shares / shares.sum()
 

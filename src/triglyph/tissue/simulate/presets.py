@@ -102,12 +102,12 @@ _REAL = Simulation(
         section_gene=0.08,
         patient_profile=0.38,
         private=0.05,
-        niche=0.4,
+        niche=1.0,
         subspot=0.3,
     ),
     people=People(sites=3, subtype=0.8, absent=0.4, registration_um=8.0, registration_bend_um=4.0),
     artefacts=Artefacts(folds=0.01, blur=0.03, pen=0.005),
-    labels=Labels(region_um=60.0, annotator=1.5, unlabelled=0.06),
+    labels=Labels(region_um=90.0, annotator=2.0, unlabelled=0.06),
     stain=Stain(mpp=(0.25, 0.8), hue=0.045, strength=0.18, site_hue=0.03, site_strength=0.12),
     spots=Spots(platform="st", diameter_um=100.0, pitch_um=200.0, lattice="square", margin_um=60.0),
     language=Language(missing=0.1, wrong=0.05, section_level=0.1),
@@ -154,7 +154,7 @@ _PRESETS = {
     ),
     # Domains are small and neighbours decide: what a cell expresses depends on the cells around it.
     "niche": _like(
-        _REAL, "niche", _VISIUM, {"anatomy": {"side_um": 2300.0, "domain_um": 260.0}, "molecules": {"niche": 1.6}}
+        _REAL, "niche", _VISIUM, {"anatomy": {"side_um": 2300.0, "domain_um": 260.0}, "molecules": {"niche": 4.0}}
     ),
     # The subtype decides where a patient was stained and measured, and sites differ twice as much.
     "confounded": _like(
@@ -184,11 +184,17 @@ _HARDENING: dict[str, tuple[str, ...]] = {
     "stain": ("hue", "strength", "site_hue", "site_strength", "grain"),
     "people": ("registration_um", "registration_bend_um", "absent"),
     "labels": ("region_um", "annotator", "unlabelled"),
+    "transcripts": ("bleed_um", "low_quality", "control"),
     "language": ("missing", "wrong", "section_level"),
     "artefacts": ("folds", "blur", "pen"),
 }  # fmt: skip
 _AT_MOST = 0.9
-_SHARES = ("ambient", "private", "absent", "unlabelled", "missing", "wrong", "section_level", "folds", "blur", "pen")
+_SHARES = (
+    "ambient", "private", "absent", "unlabelled", "low_quality", "control", "missing", "wrong", "section_level",
+    "folds", "blur", "pen",
+)  # fmt: skip
+_DEPTHS = (("molecules", "median_depth"), ("transcripts", "per_cell"))
+"""Depth of round spots, and of single molecules: divided by the factor."""
 
 
 def preset(name: str, *, seed: int = 0, difficulty: str = "standard", overrides: Iterable[str] = ()) -> Simulation:
@@ -234,4 +240,6 @@ def _harder(values: dict[str, Any], factor: float) -> dict[str, Any]:
         for knob in knobs:
             scaled = values[part][knob] * factor
             values = deep_merge(values, {part: {knob: min(scaled, _AT_MOST) if knob in _SHARES else scaled}})
-    return deep_merge(values, {"molecules": {"median_depth": values["molecules"]["median_depth"] / factor}})
+    for part, knob in _DEPTHS:
+        values = deep_merge(values, {part: {knob: values[part][knob] / factor}})
+    return values

@@ -1,7 +1,7 @@
 """Genes of the simulator: HGNC symbols, the markers of each cell type and the programmes of each state.
 
 Known biology of breast tissue, chosen so that gene sets and captions mean something to a reader; strengths are drawn
-by `molecules`. A gene may mark several types.
+by `expression`. A gene may mark several types.
 """
 
 from __future__ import annotations

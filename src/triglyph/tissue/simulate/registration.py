@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from triglyph.errors import RecipeError
 from triglyph.tissue.simulate.fields import sample, smooth_noise
 from triglyph.tissue.simulate.knobs import Simulation
 from triglyph.tissue.simulate.streams import stream
@@ -12,6 +13,8 @@ from triglyph.tissue.simulate.streams import stream
 _BEND_UM = 900.0
 """Length scale of the smooth departure from a rigid shift."""
 _STEP_UM = 10.0
+_STANDARD_DEVIATIONS = 5.0
+"""Locations are put off the image in about one section of a million where the room is this many of them."""
 
 
 def registration_error(
@@ -30,3 +33,23 @@ def registration_error(
             bend = sample(smooth_noise(rng, side, _STEP_UM, _BEND_UM), centres_um, _STEP_UM)
             error[:, axis] += people.registration_bend_um / np.sqrt(2) * bend
     return error
+
+
+def check_registration(config: Simulation) -> None:
+    """Refuse a registration error that could put locations off the image.
+
+    Raises
+    ------
+    RecipeError
+        Five standard deviations of the error along one axis exceed the distance that centres keep from the edge.
+    """
+    people, spots = config.people, config.spots
+    room_um = spots.margin_um + spots.diameter_um / 2
+    spread_um = float(np.hypot(people.registration_um, people.registration_bend_um) / np.sqrt(2))
+    if _STANDARD_DEVIATIONS * spread_um > room_um:
+        raise RecipeError(
+            f"an error of {spread_um:.3g} µm along each axis may put locations off the image: their centres keep "
+            f"{room_um:g} µm from its edge, and {_STANDARD_DEVIATIONS:g} times the error is more",
+            where=f"simulation {config.name!r}, people.registration_um and people.registration_bend_um",
+            mend=f"lower them, or raise spots.margin_um by {_STANDARD_DEVIATIONS * spread_um - room_um:.3g}",
+        )

@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from triglyph.tissue.simulate.anatomy import Tissue, build_tissue
 from triglyph.tissue.simulate.artefacts import artefact_maps
@@ -163,19 +163,27 @@ class Specimen:
     @cached_property
     def labels(self) -> NDArray[np.object_]:
         """(n,) the domain that an annotator gives each location, "" where none was given."""
-        knobs, shares = self.config.labels, self.domain_shares.copy()
+        knobs, score = self.config.labels, self.domain_shares
         if knobs.region_um:
             step_um = self.tissue.step_um * _COARSE
-            blurred = [gaussian_filter(d[::_COARSE, ::_COARSE], knobs.region_um / step_um) for d in self.tissue.domains]
-            shares = np.stack([sample(domain, self.centres_um, step_um) for domain in blurred], 1).astype(np.float64)
+            # A coarse cell's mean: the filter of an even size reaches half of it back.
+            coarse = [
+                uniform_filter(d, _COARSE)[_COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE]
+                for d in self.tissue.domains
+            ]
+            blurred = [gaussian_filter(domain, knobs.region_um / step_um) for domain in coarse]
+            score = np.stack([sample(domain, self.centres_um, step_um) for domain in blurred], 1).astype(np.float64)
         if knobs.annotator:
             rng, step_um = stream(self.config.seed, "annotator", *self.keys), self.tissue.step_um
             side = len(self.tissue.cover)
             bias = [
                 sample(smooth_noise(rng, side, step_um, knobs.annotator_um), self.centres_um, step_um) for _ in DOMAINS
             ]
-            shares = np.log(shares + 1e-2) + knobs.annotator * np.stack(bias, 1)
-        names = np.array(DOMAINS, dtype=object)[shares.argmax(1)]
+            noticed = score >= _NOTICED
+            score = np.where(
+                noticed, np.log(np.maximum(score, _NOTICED)) + knobs.annotator * np.stack(bias, 1), -np.inf
+            )
+        names = np.array(DOMAINS, dtype=object)[score.argmax(1)]
         left_out = stream(self.config.seed, "unlabelled", *self.keys).random(len(names)) < knobs.unlabelled
         return np.where(left_out, "", names)
 

@@ -28,8 +28,11 @@ def neighbour_shares(cells: Cells, radius_um: float, chosen: NDArray[np.int64]) 
 def surrounding_shares(
     cells: Cells, centres_um: NDArray[np.float64], inner_um: float, outer_um: float
 ) -> NDArray[np.float64]:
-    """(locations, types) share of each type among the cells between `inner_um` and `outer_um` of each centre."""
-    counts = _count(cells, centres_um, outer_um) - _count(cells, centres_um, inner_um)
+    """(locations, types) share of each type among the cells between `inner_um` and `outer_um` of each centre.
+
+    A row is 0 where the ring holds no cell, and everywhere where `outer_um` is not above `inner_um`.
+    """
+    counts = np.maximum(_count(cells, centres_um, outer_um) - _count(cells, centres_um, inner_um), 0)
     return np.asarray(counts / np.maximum(counts.sum(1, keepdims=True), 1))
 
 

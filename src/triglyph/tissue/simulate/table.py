@@ -43,6 +43,7 @@ def build_table(specimen: Specimen) -> ad.AnnData:
 
     `layers["truth_expected"]` is the expected count before the noise of counting; `obsm["truth_spatial"]` where a
     location truly lies, `obsm["spatial"]` where it is stated to lie; the other arrays are named in `TRUTH_COLUMNS`.
+    Truth is of the true place, but `truth_artefacts`, which is of the stated one, where a model cuts its pixels.
     """
     config, keys = specimen.config, specimen.keys
     centres, rows, columns = specimen.places
@@ -65,7 +66,7 @@ def build_table(specimen: Specimen) -> ad.AnnData:
             "array_col": columns,
             "batch": f"site-{specimen.person.chemistry_site + 1}",
             "phenotype": np.where(specimen.phenotype > 0, "high", "low").astype(object),
-            "niche": np.array(CELL_TYPES, dtype=object)[around.argmax(1)],
+            "niche": np.where(around.any(1), np.array(CELL_TYPES, dtype=object)[around.argmax(1)], ""),
             "truth_caption": what_was_done,
             "truth_cells": number.astype(np.int64),
         },
@@ -85,19 +86,21 @@ def build_table(specimen: Specimen) -> ad.AnnData:
         var["panel"] = np.where(core, "core", np.where(addon, "add-on", "")).astype(object)
     blank = np.zeros_like(specimen.tissue.cover)
     spoiled = [specimen.artefacts.get(name, blank) for name in ARTEFACTS]
+    # Artefacts are in the pixels, and pixels are cut where a location is stated to lie.
+    stated = centres + registration_error(config, *keys, centres)
     return ad.AnnData(
         X=counts,
         obs=obs,
         var=var,
         layers={"truth_expected": specimen.expected.astype(np.float32)},
         obsm={
-            "spatial": centres + registration_error(config, *keys, centres),
+            "spatial": stated,
             "truth_spatial": centres,
             "truth_composition": composition,
             "truth_domains": specimen.domain_shares,
             "truth_states": specimen.states,
             "truth_niches": specimen.niches,
             "truth_surroundings": around,
-            "truth_artefacts": specimen.over_locations(np.stack(spoiled)),
+            "truth_artefacts": np.stack([specimen.footprint.mean(field, stated) for field in spoiled], 1),
         },
     )

@@ -75,7 +75,6 @@ def tints(config: Simulation, tissue: Tissue, beyond: int) -> Tints:
     edge = np.clip(1.0 - gaussian_filter(tissue.cover, _EDGE_UM / tissue.step_um), 0, 0.5) * 2
     eosin *= 1 + 0.45 * edge
     haematoxylin = haematoxylin * (1 + 0.3 * edge) + 0.10 * edge * (1 - part.fat)
-    # A section is not equally thick all over.
     made = Tints(
         solid=solid,
         haematoxylin=np.clip(haematoxylin, 0, None),

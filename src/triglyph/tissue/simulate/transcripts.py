@@ -23,7 +23,7 @@ from triglyph.tissue.simulate.anatomy import Cells
 from triglyph.tissue.simulate.fields import Field
 from triglyph.tissue.simulate.knobs import CELL_TYPES, Simulation
 from triglyph.tissue.simulate.molecules import DEBRIS_RNA
-from triglyph.tissue.simulate.outlines import assign, nucleus_radius
+from triglyph.tissue.simulate.outlines import assign, body_radius
 from triglyph.tissue.simulate.programs import HOUSEKEEPING, MARKERS, NECROSIS, NICHES, PROGRAMMES, gene_symbols
 from triglyph.tissue.simulate.streams import stream
 
@@ -211,7 +211,7 @@ def around_nuclei(
     """
     cytoplasm = np.array([config.anatomy.nuclei[name].cytoplasm_um for name in CELL_TYPES])[cells.kind[chosen]]
     # Half the rim: neighbours in epithelium are packed so that their rims overlap by as much.
-    body = nucleus_radius(cells, chosen, turn) + cytoplasm / 2
+    body = body_radius(cells, chosen, turn) + cytoplasm / 2
     radius = body * np.sqrt(out) + config.transcripts.spread_um * scatter
     return cells.xy_um[chosen] + np.stack([radius * np.cos(turn), radius * np.sin(turn)], 1)
 

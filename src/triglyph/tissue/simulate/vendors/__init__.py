@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from triglyph.storage import atomic_file
+from triglyph.tissue.simulate.cohort import section_id
+from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.protein import write_protein
 from triglyph.tissue.simulate.specimen import Specimen
+from triglyph.tissue.simulate.stain import patient_dye
 
 
 def write_vendor(specimen: Specimen, folder: Path) -> Path:
@@ -31,3 +38,43 @@ def write_vendor(specimen: Specimen, folder: Path) -> Path:
 
     writers = {"st": write_st, "visium": write_visium, "visium_hd": write_visium_hd, "xenium": write_xenium}
     return writers[specimen.config.spots.platform](specimen, folder)
+
+
+def vendor_name(config: Simulation, patient: int, section: int) -> str:
+    """What the files in a vendor's folder call a section; her2st has names of its own."""
+    from triglyph.tissue.simulate.vendors.st import st_name
+
+    return st_name(patient, section) if config.spots.platform == "st" else section_id(patient, section)
+
+
+def write_truth(specimen: Specimen, path: Path, *, protein: Path) -> Path:
+    """Write what a vendor's folder must not tell: the table with its truth, and the protein image.
+
+    Parameters
+    ----------
+    specimen
+        The section.
+    path
+        Where its table goes, `.h5ad`. `uns` names the columns of the `truth_` arrays of `obsm`; `uns["truth_mpp"]` is
+        the true scale of the H&E in µm per pixel.
+    protein
+        Folder for `<section>.ome.tif`, where the world has protein channels.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or read-only.
+    """
+    config, table = specimen.config, specimen.table.copy()
+    names = specimen.truth_columns
+    if config.protein.channels:
+        seen = write_protein(specimen, protein / f"{section_id(*specimen.keys)}.ome.tif")
+        table.obsm["truth_protein"] = seen.truth
+        names["truth_protein"] = list(seen.channels)
+    for key, columns in names.items():
+        table.uns[key] = np.array(columns, dtype=object)
+    table.uns["truth_mpp"] = patient_dye(config, specimen.patient).mpp
+    table.uns["truth_dispersion"] = config.molecules.dispersion
+    with atomic_file(path) as partial:
+        table.write_h5ad(partial, convert_strings_to_categoricals=False)
+    return path

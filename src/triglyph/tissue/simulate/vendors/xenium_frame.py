@@ -25,6 +25,8 @@ PIXEL_UM = 0.2125
 """Of the instrument's pictures, on every instrument."""
 LANDMARKS = 4
 """The frame is cut into this many parts along each side; each that holds nuclei gives one landmark."""
+_VISIT_UM = 5.0
+"""Distance of the points at which the range of the registration error is taken."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,29 @@ class InstrumentFrame:
     def stated(self) -> Affine:
         """From the tissue's µm to the instrument's µm, as the alignment file has it."""
         config = self.specimen.config
-        knobs, side = config.transcripts, config.anatomy.side_um
+        knobs = config.transcripts
         turn, *shift = stream(config.seed, "he frame", *self.specimen.keys).standard_normal(3)
         angle = np.deg2rad(knobs.he_turn_degrees * turn)
         cos, sin = float(np.cos(angle)), float(np.sin(angle))
-        corners = Affine(a=cos, b=-sin, c=0.0, d=sin, e=cos, f=0.0)(_corners(side))
-        # The instrument's region holds the whole frame and begins at 0.
+        corners = Affine(a=cos, b=-sin, c=0.0, d=sin, e=cos, f=0.0)(self._region_um)
+        # The instrument's region begins at 0 and holds the whole frame, wherever the registration error moves it.
         start = np.abs(shift) * knobs.he_shift_um - corners.min(0)
         return Affine(a=cos, b=-sin, c=float(start[0]), d=sin, e=cos, f=float(start[1]))
 
     @cached_property
+    def _region_um(self) -> NDArray[np.float64]:
+        """(4, 2) corners of the smallest upright square or oblong that holds the frame under its registration error."""
+        config = self.specimen.config
+        axis = (np.arange(np.ceil(config.anatomy.side_um / _VISIT_UM)) + 0.5) * _VISIT_UM
+        everywhere = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+        error = registration_error(config, *self.specimen.keys, everywhere)
+        low, high = error.min(0), config.anatomy.side_um + error.max(0)
+        return np.array([[low[0], low[1]], [low[0], high[1]], [high[0], low[1]], [high[0], high[1]]])
+
+    @cached_property
     def shape_px(self) -> tuple[int, int]:
         """Rows and columns of the instrument's pictures."""
-        far = self.stated(_corners(self.specimen.config.anatomy.side_um)).max(0)
+        far = self.stated(self._region_um).max(0)
         return int(np.ceil(far[1] / PIXEL_UM)) + 1, int(np.ceil(far[0] / PIXEL_UM)) + 1
 
     def place(self, xy_um: NDArray[np.float64], at_um: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -82,7 +94,3 @@ class InstrumentFrame:
         moved = cells.xy_um[first] / mpp
         names = ("fixedX", "fixedY", "alignmentX", "alignmentY")
         return pd.DataFrame(np.column_stack([fixed, moved]), columns=list(names))
-
-
-def _corners(side_um: float) -> NDArray[np.float64]:
-    return side_um * np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
