@@ -16,14 +16,14 @@ from triglyph.errors import ContractError, RecipeError
 from triglyph.storage import file_digest
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.draft import SectionDraft
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.cohort import simulate_section
 from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
-from triglyph.tissue.simulate.nuclei import Canvas, draw_cells
+from triglyph.tissue.simulate.molecules.programs import MARKERS
 from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.picture.nuclei import Canvas, draw_cells
+from triglyph.tissue.simulate.picture.stain import patient_dye
 from triglyph.tissue.simulate.presets import preset, preset_names
-from triglyph.tissue.simulate.programs import MARKERS
-from triglyph.tissue.simulate.stain import patient_dye
 from triglyph.workflows.simulate import SCRATCH, simulate
 
 TINY = preset("tiny")

@@ -11,8 +11,8 @@ from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.donors import FIRST, DonorSpecimen, platform_gap, simulate_donor
 from triglyph.tissue.simulate.fields import sample
 from triglyph.tissue.simulate.knobs import Simulation, Spots
+from triglyph.tissue.simulate.molecules.programs import gene_symbols
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.programs import gene_symbols
 from triglyph.tissue.simulate.specimen import Specimen
 
 TINY = preset("tiny")

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from triglyph.genes.gmt import read_gmt
-from triglyph.tissue.simulate.expression import build_world
 from triglyph.tissue.simulate.genesets import (
     VERSIONS,
     corrupted_gene_sets,
@@ -17,8 +16,9 @@ from triglyph.tissue.simulate.genesets import (
     write_gene_sets,
 )
 from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial
+from triglyph.tissue.simulate.molecules.expression import build_world
+from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES, PROGRAMMES, gene_symbols
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.programs import MARKERS, NICHES, PROGRAMMES, gene_symbols
 
 TINY = preset("tiny")
 FILLED = TINY.model_copy(

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from triglyph.tissue.simulate.anatomy import Tissue
+from triglyph.tissue.simulate.anatomy.tissue import Tissue
 from triglyph.tissue.simulate.knobs import (
     CELL_TYPES,
     DOMAINS,
@@ -17,10 +17,10 @@ from triglyph.tissue.simulate.knobs import (
     SHARED_STATES,
     STATES,
 )
-from triglyph.tissue.simulate.molecules import section_chemistry
+from triglyph.tissue.simulate.molecules.counts import section_chemistry
+from triglyph.tissue.simulate.molecules.programs import NICHES
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.presets import DIFFICULTIES, preset
-from triglyph.tissue.simulate.programs import NICHES
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triglyph.tissue.simulate.anatomy import Tissue
-from triglyph.tissue.simulate.expression import build_world
+from triglyph.tissue.simulate.anatomy.tissue import Tissue
 from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, Simulation
+from triglyph.tissue.simulate.molecules.expression import build_world
+from triglyph.tissue.simulate.molecules.programs import NICHES
+from triglyph.tissue.simulate.molecules.surroundings import surrounding_shares
 from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.picture.tints import tints
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.programs import NICHES
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.surroundings import surrounding_shares
-from triglyph.tissue.simulate.tints import tints
 from triglyph.tissue.simulate.vendors.xenium_frame import PIXEL_UM, InstrumentFrame
 
 SMALL = ("anatomy.side_um=900", "molecules.filler_genes=0", "people.absent=0")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label, laplace
 
-from triglyph.tissue.simulate.anatomy import Cells, Tissue, build_tissue
-from triglyph.tissue.simulate.artefacts import artefact_maps
+from triglyph.tissue.simulate.anatomy.tissue import Cells, Tissue, build_tissue
 from triglyph.tissue.simulate.fields import sample, smooth_noise, strip
 from triglyph.tissue.simulate.knobs import (
     CELL_TYPES,
@@ -18,10 +17,11 @@ from triglyph.tissue.simulate.knobs import (
     STATES,
     Simulation,
 )
-from triglyph.tissue.simulate.nuclei import Canvas, draw_cells
 from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.picture.artefacts import artefact_maps
+from triglyph.tissue.simulate.picture.nuclei import Canvas, draw_cells
+from triglyph.tissue.simulate.picture.stain import Dye, image_side_px, paint, patient_dye
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.stain import Dye, image_side_px, paint, patient_dye
 from triglyph.tissue.simulate.streams import stream
 
 TINY = preset("tiny")

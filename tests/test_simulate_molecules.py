@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triglyph.tissue.simulate.anatomy import Cells
-from triglyph.tissue.simulate.expression import RNA, World, build_world, expected_of_cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation
-from triglyph.tissue.simulate.molecules import draw_counts, expected_counts, section_chemistry
+from triglyph.tissue.simulate.molecules.counts import draw_counts, expected_counts, section_chemistry
+from triglyph.tissue.simulate.molecules.expression import RNA, World, build_world, expected_of_cells
+from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES, PROGRAMMES
+from triglyph.tissue.simulate.molecules.surroundings import neighbour_shares, surrounding_shares
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.programs import MARKERS, NICHES, PROGRAMMES
-from triglyph.tissue.simulate.surroundings import neighbour_shares, surrounding_shares
 
 TINY = preset("tiny")
 

@@ -15,8 +15,8 @@ from triglyph.storage import file_digest
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.simulate.fields import sample
 from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial, Protein
+from triglyph.tissue.simulate.picture.protein import CHANNELS, ProteinImage, Proteins, write_protein
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.protein import CHANNELS, ProteinImage, Proteins, write_protein
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.windows import WindowReader

@@ -9,21 +9,19 @@ import pytest
 import scipy.sparse as sp
 
 from triglyph.errors import ContractError, RecipeError
-from triglyph.tissue.simulate.anatomy import Cells
-from triglyph.tissue.simulate.bins import bin_table, binned, expected_bins
-from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation, Spots
-from triglyph.tissue.simulate.outlines import (
+from triglyph.tissue.simulate.anatomy.outlines import (
     EXPANSION_UM,
     areas_um2,
     assign,
     cell_outlines,
     nucleus_outlines,
 )
-from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.programs import MARKERS
-from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.transcripts import (
+from triglyph.tissue.simulate.anatomy.tissue import Cells
+from triglyph.tissue.simulate.fields import sample
+from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation, Spots
+from triglyph.tissue.simulate.molecules.bins import bin_table, binned, expected_bins
+from triglyph.tissue.simulate.molecules.programs import MARKERS
+from triglyph.tissue.simulate.molecules.transcripts import (
     CONTROLS,
     GENE,
     QUALITY,
@@ -32,6 +30,8 @@ from triglyph.tissue.simulate.transcripts import (
     measured_genes,
     panel,
 )
+from triglyph.tissue.simulate.presets import preset
+from triglyph.tissue.simulate.specimen import Specimen
 
 
 def world(platform: str = "xenium", *, bin_um: float = 50.0, side_um: float = 400.0, **changes: Any) -> Simulation:

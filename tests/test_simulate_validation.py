@@ -7,12 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from triglyph.errors import RecipeError
-from triglyph.tissue.simulate import transcripts
-from triglyph.tissue.simulate.bins import bin_table, effective_dispersion
 from triglyph.tissue.simulate.cohort import draft_of
 from triglyph.tissue.simulate.knobs import PROTEIN_CHANNELS, Nucleus, Simulation
+from triglyph.tissue.simulate.molecules import transcripts
+from triglyph.tissue.simulate.molecules.bins import bin_table, effective_dispersion
+from triglyph.tissue.simulate.picture.protein import CHANNELS
 from triglyph.tissue.simulate.presets import DIFFICULTIES, preset, preset_names
-from triglyph.tissue.simulate.protein import CHANNELS
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
 

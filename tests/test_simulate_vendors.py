@@ -24,14 +24,14 @@ from triglyph.tissue.pixels import open_pixels
 from triglyph.tissue.readers.base import ReadOptions, find_reader
 from triglyph.tissue.readers.scales import file_scale
 from triglyph.tissue.readers.visium import mpp_by_spot_diameter
-from triglyph.tissue.simulate.bins import bin_table
 from triglyph.tissue.simulate.knobs import Spots
-from triglyph.tissue.simulate.picture import he_pixels
+from triglyph.tissue.simulate.molecules.bins import bin_table
+from triglyph.tissue.simulate.molecules.transcripts import CONTROLS, GENE, draw_transcripts, panel
+from triglyph.tissue.simulate.picture.he import he_pixels
+from triglyph.tissue.simulate.picture.stain import patient_dye
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.stain import patient_dye
-from triglyph.tissue.simulate.transcripts import CONTROLS, GENE, draw_transcripts, panel
 from triglyph.tissue.simulate.vendors import write_vendor
 from triglyph.tissue.simulate.vendors.st import st_name
 from triglyph.tissue.simulate.vendors.visium import COLUMNS, ROWS, spot_barcodes

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from triglyph.tissue.simulate.knobs import DOMAINS
-from triglyph.tissue.simulate.picture import he_pixels
+from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from triglyph.report.style import new_figure, scale_bar, styled
 from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
-from triglyph.tissue.simulate.picture import he_pixels
+from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES
+from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.presets import preset
-from triglyph.tissue.simulate.programs import MARKERS, NICHES
 from triglyph.tissue.simulate.specimen import Specimen
 
 DOMAIN_COLOURS = ("#B2182B", "#EF8A62", "#4393C3", "#F4D9C6", "#7FBC41", "#FFF3B0", "#4D4D4D")

@@ -7,12 +7,12 @@ from pathlib import Path
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.pyramid import write_pyramid
-from triglyph.tissue.simulate.bins import effective_dispersion
 from triglyph.tissue.simulate.knobs import Simulation
 from triglyph.tissue.simulate.language import HELD_OUT, domain_captions, section_caption
 from triglyph.tissue.simulate.locations import is_square
-from triglyph.tissue.simulate.picture import he_pixels
-from triglyph.tissue.simulate.protein import write_protein
+from triglyph.tissue.simulate.molecules.bins import effective_dispersion
+from triglyph.tissue.simulate.picture.he import he_pixels
+from triglyph.tissue.simulate.picture.protein import write_protein
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.units import Mpp, Um
 

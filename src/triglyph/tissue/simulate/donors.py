@@ -18,7 +18,7 @@ from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.cohort import draft_of
 from triglyph.tissue.simulate.knobs import Simulation, Spots
 from triglyph.tissue.simulate.locations import is_square
-from triglyph.tissue.simulate.molecules import Chemistry, section_chemistry
+from triglyph.tissue.simulate.molecules.counts import Chemistry, section_chemistry
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
 

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from triglyph.tissue.simulate.anatomy import Cells, Tissue
+from triglyph.tissue.simulate.anatomy.tissue import Cells, Tissue
 from triglyph.tissue.simulate.knobs import Spots
 
 

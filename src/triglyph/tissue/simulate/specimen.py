@@ -11,10 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from triglyph.tissue.simulate.anatomy import Tissue, build_tissue
-from triglyph.tissue.simulate.artefacts import artefact_maps
-from triglyph.tissue.simulate.bins import expected_bins
-from triglyph.tissue.simulate.expression import World, build_world, expected_of_cells, rna_content
+from triglyph.tissue.simulate.anatomy.tissue import Tissue, build_tissue
 from triglyph.tissue.simulate.fields import sample, smooth_noise
 from triglyph.tissue.simulate.knobs import (
     CELL_TYPES,
@@ -27,11 +24,14 @@ from triglyph.tissue.simulate.knobs import (
     Simulation,
 )
 from triglyph.tissue.simulate.locations import Footprint, is_square, lattice, membership
-from triglyph.tissue.simulate.molecules import DEBRIS_RNA, Chemistry, expected_counts, section_chemistry
+from triglyph.tissue.simulate.molecules.bins import expected_bins
+from triglyph.tissue.simulate.molecules.counts import DEBRIS_RNA, Chemistry, expected_counts, section_chemistry
+from triglyph.tissue.simulate.molecules.expression import World, build_world, expected_of_cells, rna_content
+from triglyph.tissue.simulate.molecules.programs import NICHES
+from triglyph.tissue.simulate.molecules.surroundings import neighbour_shares
 from triglyph.tissue.simulate.people import Person, person
-from triglyph.tissue.simulate.programs import NICHES
+from triglyph.tissue.simulate.picture.artefacts import artefact_maps
 from triglyph.tissue.simulate.streams import stream
-from triglyph.tissue.simulate.surroundings import neighbour_shares
 from triglyph.tissue.simulate.table import TRUTH_COLUMNS, build_table
 
 _CELLS_AT_ONCE = 1024

@@ -12,17 +12,17 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from triglyph.tissue.simulate.artefacts import ARTEFACTS
-from triglyph.tissue.simulate.bins import bin_table
 from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
 from triglyph.tissue.simulate.language import held_out_captions, section_caption, write_captions
 from triglyph.tissue.simulate.locations import area_mm2, is_square
-from triglyph.tissue.simulate.molecules import draw_counts
-from triglyph.tissue.simulate.programs import NICHES
+from triglyph.tissue.simulate.molecules.bins import bin_table
+from triglyph.tissue.simulate.molecules.counts import draw_counts
+from triglyph.tissue.simulate.molecules.programs import NICHES
+from triglyph.tissue.simulate.molecules.surroundings import surrounding_shares
+from triglyph.tissue.simulate.molecules.transcripts import panel
+from triglyph.tissue.simulate.picture.artefacts import ARTEFACTS
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.streams import stream
-from triglyph.tissue.simulate.surroundings import surrounding_shares
-from triglyph.tissue.simulate.transcripts import panel
 
 if TYPE_CHECKING:
     from triglyph.tissue.simulate.specimen import Specimen

@@ -9,9 +9,9 @@ import numpy as np
 from triglyph.storage import atomic_file
 from triglyph.tissue.simulate.cohort import section_id
 from triglyph.tissue.simulate.knobs import Simulation
-from triglyph.tissue.simulate.protein import write_protein
+from triglyph.tissue.simulate.picture.protein import write_protein
+from triglyph.tissue.simulate.picture.stain import patient_dye
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.stain import patient_dye
 
 
 def write_vendor(specimen: Specimen, folder: Path) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder
-from triglyph.tissue.simulate.picture import he_pixels
+from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.vendors.tenx import write_csv_gz
 

@@ -21,7 +21,7 @@ from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.simulate.cohort import section_id
 from triglyph.tissue.simulate.locations import lattice
-from triglyph.tissue.simulate.picture import he_pixels
+from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream

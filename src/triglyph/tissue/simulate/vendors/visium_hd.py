@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.pyramid import write_pyramid
-from triglyph.tissue.simulate.bins import binned
 from triglyph.tissue.simulate.cohort import section_id
 from triglyph.tissue.simulate.locations import Footprint
-from triglyph.tissue.simulate.picture import he_pixels
+from triglyph.tissue.simulate.molecules.bins import binned
+from triglyph.tissue.simulate.molecules.transcripts import Molecules, draw_transcripts
+from triglyph.tissue.simulate.picture.he import he_pixels
+from triglyph.tissue.simulate.picture.stain import Dye
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.stain import Dye
-from triglyph.tissue.simulate.transcripts import Molecules, draw_transcripts
 from triglyph.tissue.simulate.vendors.tenx import gene_features, write_matrix_h5, write_previews
 
 SQUARE_UM = 2

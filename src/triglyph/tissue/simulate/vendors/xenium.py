@@ -24,10 +24,7 @@ from numpy.typing import NDArray
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.simulate.cohort import section_id
-from triglyph.tissue.simulate.picture import he_pixels
-from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.streams import stream
-from triglyph.tissue.simulate.transcripts import (
+from triglyph.tissue.simulate.molecules.transcripts import (
     BLANK,
     CODEWORD,
     CONTROLS,
@@ -38,6 +35,9 @@ from triglyph.tissue.simulate.transcripts import (
     draw_transcripts,
     panel,
 )
+from triglyph.tissue.simulate.picture.he import he_pixels
+from triglyph.tissue.simulate.specimen import Specimen
+from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.simulate.vendors.tenx import (
     gene_features,
     write_csv_gz,

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from triglyph.tissue.simulate.anatomy.outlines import CORNERS, areas_um2, cell_outlines, nucleus_outlines
 from triglyph.tissue.simulate.knobs import CELL_TYPES
-from triglyph.tissue.simulate.outlines import CORNERS, areas_um2, cell_outlines, nucleus_outlines
 from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.simulate.vendors.tenx import mixed
 from triglyph.tissue.simulate.vendors.xenium_frame import PIXEL_UM, InstrumentFrame

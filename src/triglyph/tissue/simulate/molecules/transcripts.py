@@ -19,12 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.errors import RecipeError
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.outlines import assign, body_radius
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.fields import Field
 from triglyph.tissue.simulate.knobs import CELL_TYPES, Simulation
-from triglyph.tissue.simulate.molecules import DEBRIS_RNA
-from triglyph.tissue.simulate.outlines import assign, body_radius
-from triglyph.tissue.simulate.programs import HOUSEKEEPING, MARKERS, NECROSIS, NICHES, PROGRAMMES, gene_symbols
+from triglyph.tissue.simulate.molecules.counts import DEBRIS_RNA
+from triglyph.tissue.simulate.molecules.programs import (
+    HOUSEKEEPING,
+    MARKERS,
+    NECROSIS,
+    NICHES,
+    PROGRAMMES,
+    gene_symbols,
+)
 from triglyph.tissue.simulate.streams import stream
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from triglyph.errors import ContractError
 from triglyph.tissue.simulate.locations import is_square, lattice
-from triglyph.tissue.simulate.transcripts import (
+from triglyph.tissue.simulate.molecules.transcripts import (
     DEBRIS_PER_UM2,
     GENE,
     Molecules,

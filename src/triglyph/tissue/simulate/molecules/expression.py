@@ -15,9 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation
-from triglyph.tissue.simulate.programs import HOUSEKEEPING, MARKERS, NECROSIS, NICHES, PROGRAMMES, gene_symbols
+from triglyph.tissue.simulate.molecules.programs import (
+    HOUSEKEEPING,
+    MARKERS,
+    NECROSIS,
+    NICHES,
+    PROGRAMMES,
+    gene_symbols,
+)
 from triglyph.tissue.simulate.streams import stream
 
 RNA = dict(zip(CELL_TYPES, (2.6, 1.4, 0.7, 0.45, 0.5, 1.0, 0.7, 1.4), strict=True))

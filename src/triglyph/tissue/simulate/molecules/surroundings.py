@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.knobs import CELL_TYPES
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from triglyph.tissue.simulate.picture.stain import Dye, paint, patient_dye
 from triglyph.tissue.simulate.specimen import Specimen
-from triglyph.tissue.simulate.stain import Dye, paint, patient_dye
 from triglyph.tissue.simulate.streams import stream
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 
 EXPANSION_UM = 5.0
 CORNERS = 24

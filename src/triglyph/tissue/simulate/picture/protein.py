@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_file
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.fields import Field, resize
 from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Anatomy
 from triglyph.tissue.simulate.locations import is_square

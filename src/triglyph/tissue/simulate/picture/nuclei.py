@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from triglyph.tissue.simulate.anatomy import Cells
+from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial, Nucleus
 
 DENSITY_UNITS = 100.0

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.special import ndtr
 
-from triglyph.tissue.simulate.compartments import Compartments, carve
-from triglyph.tissue.simulate.domains import fibres, lay_out
+from triglyph.tissue.simulate.anatomy.compartments import Compartments, carve
+from triglyph.tissue.simulate.anatomy.domains import fibres, lay_out
 from triglyph.tissue.simulate.fields import Field, layered_noise, sample, smooth_noise, step
 from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, Anatomy, Simulation
 from triglyph.tissue.simulate.streams import stream

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triglyph.tissue.simulate.domains import Fibres
+from triglyph.tissue.simulate.anatomy.domains import Fibres
+from triglyph.tissue.simulate.anatomy.rounds import RoundThings
 from triglyph.tissue.simulate.fields import Draw, Field, step
 from triglyph.tissue.simulate.knobs import DOMAINS, Anatomy
-from triglyph.tissue.simulate.rounds import RoundThings
 
 _INVASIVE, _IN_SITU, _IMMUNE, _STROMA, _GLANDS, _FAT, _NECROSIS = range(len(DOMAINS))
 # Acini are lined by one to two layers of cells, so their walls are equally thick whatever their size.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from triglyph.tissue.simulate.anatomy import Tissue
+from triglyph.tissue.simulate.anatomy.tissue import Tissue
 from triglyph.tissue.simulate.fields import Field, layered_noise, smooth_noise, step, strip
 from triglyph.tissue.simulate.knobs import Simulation
 from triglyph.tissue.simulate.streams import stream

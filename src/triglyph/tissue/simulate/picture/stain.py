@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from triglyph.tissue.simulate.anatomy import Tissue
-from triglyph.tissue.simulate.artefacts import Ink, defocus, fold
+from triglyph.tissue.simulate.anatomy.tissue import Tissue
 from triglyph.tissue.simulate.fields import Field, sample, strip
 from triglyph.tissue.simulate.knobs import Simulation
-from triglyph.tissue.simulate.nuclei import DENSITY_UNITS, Canvas, draw_cells
 from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.picture.artefacts import Ink, defocus, fold
+from triglyph.tissue.simulate.picture.nuclei import DENSITY_UNITS, Canvas, draw_cells
+from triglyph.tissue.simulate.picture.tints import Tints, tints
 from triglyph.tissue.simulate.streams import stream
-from triglyph.tissue.simulate.tints import Tints, tints
 
 # Optical density in red, green and blue, unit length: between the vectors of Ruifrok and Johnston (2001), which are of
 # pure stains, and the reference of Macenko (2009), taken from slides.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from triglyph.tissue.simulate.anatomy import Tissue, visible
+from triglyph.tissue.simulate.anatomy.tissue import Tissue, visible
 from triglyph.tissue.simulate.fields import Field
 from triglyph.tissue.simulate.knobs import DOMAINS, Simulation
 

@@ -1,0 +1,1 @@
+"""Anatomy: domains, what is carved into them, and cells."""

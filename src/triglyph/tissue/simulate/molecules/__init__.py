@@ -1,0 +1,1 @@
+"""Molecules: what cells express, and how platforms count it."""

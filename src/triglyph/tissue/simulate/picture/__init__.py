@@ -1,0 +1,1 @@
+"""The picture: nuclei, stain, what goes wrong on a slide, and the H&E that comes of them."""
