@@ -135,7 +135,7 @@ def _like(base: Simulation, name: str, *deltas: Mapping[str, Any]) -> Simulation
     return Simulation.model_validate({**values, "name": name})
 
 
-_DEMO = Simulation(name="demo", anatomy=_BREAST)
+_CLEAN = Simulation(name="clean", anatomy=_BREAST)
 _PRESETS = {
     "her2st-like": _REAL,
     "visium": _like(_REAL, "visium", _VISIUM),
@@ -165,9 +165,16 @@ _PRESETS = {
         {"people": {"sites": 2, "confounding": 1.0}},
         {"molecules": {"site_gene": 0.5}, "stain": {"site_hue": 0.06, "site_strength": 0.25}},
     ),
-    "demo": _DEMO,
+    # Large domains, of classes that can be told apart in a few minutes of training: no cancer in situ, whose cells are
+    # those of invasive cancer, and nothing that only the picture shows.
+    "demo": _like(
+        _CLEAN,
+        "demo",
+        {"anatomy": {"domain_um": 480.0, "fractions": {"cancer in situ": 0.0}}},
+        {"dial": {"morphology_only": 0.0}},
+    ),
     "tiny": _like(
-        _DEMO,
+        _CLEAN,
         "tiny",
         {"sections_per_patient": (2, 1), "anatomy": {"side_um": 820.0, "domain_um": 180.0}},
         {"stain": {"mpp": (0.6, 0.7)}},
