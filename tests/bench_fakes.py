@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from triglyph.bench.contracts import Trial
@@ -45,6 +47,10 @@ class FakeSection:
         rate = np.exp(0.5 * self.state @ loading / np.sqrt(DIM) + np.linspace(-2, 2, self.genes))
         self.counts = sp.csr_matrix(rng.poisson(rate * 5))
         self.captions = self.captions or [f"{c} at {i}" for i, c in enumerate(np.array(CLASSES)[kind])]
+
+    @property
+    def table(self):
+        return ad.AnnData(self.counts, obs=pd.DataFrame(index=[f"b{i}" for i in range(self.side**2)]))
 
     def expression(self):
         symbols = tuple(f"G{i:02d}" for i in range(self.genes))

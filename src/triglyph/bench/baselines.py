@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from triglyph.bench.contracts import Array, Embedder, SectionLike, Subject, Trial
 from triglyph.bench.genes import TrialExpression
+from triglyph.bench.parts import pooled
 from triglyph.bench.ridge_expression import PER_SECTION_NOTE, Standardise, fit_ridge
 from triglyph.errors import ContractError
 from triglyph.metrics.retrieval import unit_rows
@@ -195,7 +196,7 @@ def ridge_retrieval(
 
     train = []
     for section in trial.train:
-        values, present = features.pooled(section, "image")
+        values, present = pooled(features, section, "image")
         target, counted = expression[section]
         kept = np.flatnonzero(present & counted)
         train.append((np.asarray(values[kept], dtype=np.float64), target[kept]))

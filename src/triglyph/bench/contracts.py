@@ -15,6 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from triglyph.bench import parts
+from triglyph.bench.parts import Part, divided, whole_of
 from triglyph.errors import SplitError
 from triglyph.metrics.result import Level, Role
 
@@ -85,6 +87,21 @@ class Subject:
     training_patients: tuple[str, ...] = ()
     """People it was fitted on who may not be in the cohort that it is judged on."""
     compat: str = ""
+    trained_on: str = ""
+    """`Trial.identity` of the fold that it was trained on; "" where it was trained on none, or nobody knows."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Of the source."""
+        return tuple(self.source.modalities)
+
+    def embed(self, section: Any, modality: Any) -> tuple[Array, NDArray[np.bool_]]:
+        """(n, dim) in its own space and which of the n locations have this modality, of a section or a part."""
+        return parts.embedded(self.source, section, modality)
+
+    def pooled(self, section: Any, modality: Any) -> tuple[Array, NDArray[np.bool_]]:
+        """(n, dim) of the encoder, before anything was aligned, of a section or a part."""
+        return parts.pooled(self.source, section, modality)
 
 
 @dataclass(frozen=True)
@@ -99,15 +116,20 @@ class Trial:
     fold: str = ""
     val: tuple[str, ...] = ()
     """Ids of sections that chose something: what they saw is no longer unseen."""
+    identity: str = ""
+    """Digest of the split, and the fold."""
 
     @classmethod
     def of(cls, cohort: Any, split: Any, *, fold: str | None = None) -> Trial:
         """A fold of a `tissue.Split` over a `tissue.Cohort`; `fold` None takes the only one.
 
+        Sections some of whose locations are tested (`Fold.test_locations`) come as two parts.
+
         Raises
         ------
         SplitError
-            The split has several folds and none was named, or tests locations of a section it trains on.
+            The split has several folds and none was named; or it tests sections that it also trains on, without
+            saying which of their locations; or names locations that a section has not.
         """
         if fold is None and len(split.folds) > 1:
             raise SplitError(
@@ -115,13 +137,24 @@ class Trial:
                 mend=f"name one of {', '.join(f.name for f in split.folds)}",
             )
         chosen = split.folds[0] if fold is None else split.fold(fold)
+        where = f"split {split.name!r}, fold {chosen.name!r}"
+        held_out = chosen.test_locations or {}
+        unclear = sorted(set(chosen.train) & set(chosen.test) - set(held_out))
+        if unclear:
+            raise SplitError(
+                f"sections are trained on and tested without a word which locations: {', '.join(unclear)}",
+                where=where,
+                mend="name them in `test_locations`",
+            )
+        pieces = {s: divided(cohort[s], held_out[s], where=where) for s in sorted(held_out)}
         return cls(
-            train=tuple(cohort[s] for s in chosen.train),
-            test=tuple(cohort[s] for s in chosen.test),
+            train=tuple(pieces[s][0] if s in pieces else cohort[s] for s in chosen.train),
+            test=tuple(pieces[s][1] if s in pieces else cohort[s] for s in chosen.test),
             patients=dict(cohort.patients),
             split=split.name,
             fold=chosen.name if len(split.folds) > 1 else "",
             val=tuple(chosen.val),
+            identity=f"{split.digest()}/{chosen.name}",
         )
 
     def level(self, section: SectionLike, subject: Subject) -> Level:
@@ -130,16 +163,24 @@ class Trial:
         Raises
         ------
         SplitError
-            The section itself was trained on, or chose something.
+            The section itself, or the tested part of it, was trained on or chose something.
         """
-        seen = {*subject.source.training_sections, *(s.id for s in self.train), *self.val}
-        if section.id in seen:
+        own = {s.id for s in self.train if isinstance(s, Part)}
+        seen = {*subject.source.training_sections, *(s.id for s in self.train), *self.val} - own
+        is_part = isinstance(section, Part)
+        # Trained on this very fold, a model has seen the other part of the section only.
+        held_out = is_part and section.id not in self.val and subject.trained_on == self.identity != ""
+        if section.id in seen and not held_out:
+            what = "locations of section" if is_part else "section"
             raise SplitError(
-                f"section {section.id} is tested, but {subject.name} was trained or chosen on it",
+                f"{what} {section.id} is tested, but {subject.name} was trained or chosen on it",
                 where=f"split {self.split!r}, fold {self.fold or '0'}",
-                mend="test on sections that were held out, or train on this split",
+                mend="test on what was held out, or train on this split",
             )
-        people = {self.patients[s] for s in seen if s in self.patients} | set(subject.training_patients)
+        wholes = {whole_of(s).id for s in self.train}
+        if is_part and section.id in seen | wholes:
+            return "within-section"
+        people = {self.patients[s] for s in seen | wholes if s in self.patients} | set(subject.training_patients)
         return "within-patient" if section.patient in people else "patient"
 
     def levels(self, subject: Subject) -> dict[str, Level]:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import SectionLike, Trial
+from triglyph.bench.parts import Part, cut, whole_of
 from triglyph.errors import GeneError
 from triglyph.metrics.expression import log1p_cp10k, most_variable
 
@@ -50,14 +51,18 @@ class TrialExpression:
     """Every section's log expression over the common genes, and the most variable ones of the training sections."""
 
     def __init__(self, trial: Trial, *, n_genes: int, min_detected: float) -> None:
-        sections = {s.id: s for s in (*trial.train, *trial.test)}
+        sections = {(whole := whole_of(s)).id: whole for s in (*trial.train, *trial.test)}
         self.common = common_genes(list(sections.values()))
         logged = {name: log_expression(section, self.common) for name, section in sections.items()}
-        training = sp.vstack([logged[s.id][0][logged[s.id][1]] for s in trial.train]).tocsr()
+        seen = [cut(s, *logged[whole_of(s).id]) for s in trial.train]
+        training = sp.vstack([values[there] for values, there in seen]).tocsr()
         columns = most_variable(training, n_genes=n_genes, min_detected=min_detected)
         self.genes = tuple(self.common[i] for i in columns)
         self._values = {name: (values[:, columns].toarray(), there) for name, (values, there) in logged.items()}
 
     def __getitem__(self, section: SectionLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(n, chosen genes) and which locations have counts."""
+        if isinstance(section, Part):
+            values, there = cut(section, *self._values[section.whole.id])
+            return values, there
         return self._values[section.id]

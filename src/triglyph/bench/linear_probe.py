@@ -57,7 +57,7 @@ class LinearProbe(Protocol):
         from sklearn.preprocessing import StandardScaler
 
         rows = Rows.start(self, subject, trial)
-        if self.modality not in subject.source.modalities:
+        if self.modality not in subject.modalities:
             raise ContractError(f"{subject.name} has no {self.modality}", mend="choose another `modality`")
         x, y = zip(*(self._labelled(subject, s)[1:] for s in trial.train), strict=True)
         train_x, train_y = np.concatenate(x), np.concatenate(y)
@@ -93,7 +93,7 @@ class LinearProbe(Protocol):
         return out + rows.per_section(accuracy, metric="balanced-accuracy", direction=direction)
 
     def _labelled(self, subject: Subject, section: SectionLike) -> tuple[NDArray[np.intp], Floats, NDArray[np.str_]]:
-        read = subject.source.embed if self.features == "embedding" else subject.source.pooled
+        read = subject.embed if self.features == "embedding" else subject.pooled
         values, present = read(section, self.modality)
         labels = known_labels(section)
         known = np.flatnonzero(present & (labels != ""))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import Array, SectionLike, Trial
+from triglyph.bench.parts import cut, whole_of
 from triglyph.errors import ContractError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class ShuffledRefits:
         self.duplicates = np.unique(np.array(captions), return_inverse=True)[1]
 
     def _stacked(self, sections: Sequence[SectionLike], modality: str) -> tuple[Array, Bools]:
-        parts = [self.cache.section(s, modality) for s in sections]
+        parts = [cut(s, *self.cache.section(whole_of(s), modality)) for s in sections]
         return np.concatenate([v for v, _ in parts]), np.concatenate([p for _, p in parts])
 
     def __call__(self, seed: int) -> Refitted:

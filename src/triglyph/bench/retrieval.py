@@ -54,7 +54,7 @@ class Retrieval(Protocol):
 
     def run(self, subject: Subject, trial: Trial) -> list[Result]:
         rows = Rows.start(self, subject, trial)
-        has = [m for m in MODALITIES if m in subject.source.modalities]
+        has = [m for m in MODALITIES if m in subject.modalities]
         if len(has) < 2:
             raise ContractError(
                 f"retrieval needs two modalities in one space, {subject.name} has {', '.join(has) or 'none'}",
@@ -62,7 +62,7 @@ class Retrieval(Protocol):
             )
         found: dict[tuple[str, str], dict[str, Measure]] = {}
         for section in trial.test:
-            embedded = {m: subject.source.embed(section, m) for m in has}
+            embedded = {m: subject.embed(section, m) for m in has}
             for a, b in combinations(has, 2):
                 both = np.flatnonzero(embedded[a][1] & embedded[b][1])
                 if not len(both):

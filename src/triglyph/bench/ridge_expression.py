@@ -69,10 +69,10 @@ class RidgeExpression(Protocol):
 
     def run(self, subject: Subject, trial: Trial) -> list[Result]:
         rows = Rows.start(self, subject, trial)
-        if self.modality not in subject.source.modalities:
+        if self.modality not in subject.modalities:
             raise ContractError(f"{subject.name} has no {self.modality}", mend="choose another `modality`")
         expression = TrialExpression(trial, n_genes=self.n_genes, min_detected=self.min_detected)
-        read = subject.source.embed if self.features == "embedding" else subject.source.pooled
+        read = subject.embed if self.features == "embedding" else subject.pooled
         sides: dict[str, tuple[NDArray[np.intp], Floats, Floats]] = {}
         for section in (*trial.train, *trial.test):
             values, present = read(section, self.modality)

@@ -87,11 +87,11 @@ class ZeroShot(Protocol):
 
     def run(self, subject: Subject, trial: Trial) -> list[Result]:
         rows = Rows.start(self, subject, trial)
-        targets = [m for m in ("image", "expression") if m in subject.source.modalities]
-        if "text" not in subject.source.modalities or not targets:
+        targets = [m for m in ("image", "expression") if m in subject.modalities]
+        if "text" not in subject.modalities or not targets:
             raise ContractError(
                 f"zero-shot needs text and one more modality, {subject.name} has "
-                f"{', '.join(subject.source.modalities) or 'none'}",
+                f"{', '.join(subject.modalities) or 'none'}",
                 mend="judge a model that was trained with a text tower",
             )
         labels = {s.id: known_labels(s) for s in trial.test}
@@ -112,7 +112,7 @@ class ZeroShot(Protocol):
         for target in targets:
             scored = []
             for section in trial.test:
-                values, present = subject.source.embed(section, target)
+                values, present = subject.embed(section, target)
                 known = np.flatnonzero(present & (labels[section.id] != ""))
                 if len(known):
                     scores = unit_rows(values[known]) @ vectors.T

@@ -297,10 +297,12 @@ class _Job:
     def _features(self, trial: Trial, report: Report) -> Embedder | None:
         """Features of the encoder without weights, computed where they are not there; None without images."""
         from triglyph.bench.baselines import StoredFeatures
+        from triglyph.bench.parts import whole_of
         from triglyph.encoders import registry
         from triglyph.training.features import encode_section
 
-        sections = [self.cohort[s.id] for s in (*trial.train, *trial.test)]
+        # Both parts of a divided section are of one.
+        sections = list({(s := whole_of(part)).id: s for part in (*trial.train, *trial.test)}.values())
         if not any(s.has_image() for s in sections):
             return None
         encoder = registry.build(self.baseline_encoder)
@@ -339,7 +341,14 @@ def _subject(
         trained = TrainedModel.open(Path(model))
         people = tuple(trained.manifest.get("training_patients", ()))
         name = Path(model).resolve().name
-        return Subject(name, trained, training_patients=people), trained, {"model": name, **trained.manifest}
+        split = trained.manifest.get("split")
+        subject = Subject(
+            name,
+            trained,
+            training_patients=people,
+            trained_on="" if split is None else f"{split['digest']}/{split['fold']}",
+        )
+        return subject, trained, {"model": name, **trained.manifest}
     assert embedding is not None
     from triglyph.bench.baselines import StoredFeatures
 
