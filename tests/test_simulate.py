@@ -18,7 +18,8 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.cohort import simulate_section
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.molecules.programs import MARKERS
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.picture.nuclei import Canvas, draw_cells

@@ -10,7 +10,8 @@ from triglyph.tissue.checks import check_draft
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.donors import FIRST, DonorSpecimen, platform_gap, simulate_donor
 from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import Simulation, Spots
+from triglyph.tissue.simulate.knobs.molecules import Spots
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.molecules.programs import gene_symbols
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
@@ -103,7 +104,7 @@ def test_sites_of_the_cohort_have_no_part_in_a_donors_counts():
     )
 
 
-@pytest.mark.parametrize("platform", ["visium_hd", "xenium"])
+@pytest.mark.parametrize("platform", ["visium-hd", "xenium"])
 def test_donors_of_worlds_of_single_molecules_are_profiles_of_all_genes_too(platform):
     bins = Spots(platform=platform, diameter_um=16.0, pitch_um=16.0, lattice="square")
     config = world(locations=30).model_copy(update={"spots": bins})

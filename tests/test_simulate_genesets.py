@@ -15,7 +15,8 @@ from triglyph.tissue.simulate.genesets import (
     shuffled_gene_sets,
     write_gene_sets,
 )
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.states import STATES, Dial
 from triglyph.tissue.simulate.molecules.expression import build_world
 from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES, PROGRAMMES, gene_symbols
 from triglyph.tissue.simulate.presets import preset

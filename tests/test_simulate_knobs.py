@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from triglyph.tissue.simulate.anatomy.tissue import Tissue
-from triglyph.tissue.simulate.knobs import (
-    CELL_TYPES,
-    DOMAINS,
-    EXPRESSION_STATES,
-    SHARED_STATES,
-    STATES,
-)
+from triglyph.tissue.simulate.knobs.molecules import Spots
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.states import EXPRESSION_STATES, SHARED_STATES, STATES
+from triglyph.tissue.simulate.locations import Footprint
 from triglyph.tissue.simulate.molecules.counts import section_chemistry
 from triglyph.tissue.simulate.molecules.programs import NICHES
 from triglyph.tissue.simulate.people import person
+from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.presets import DIFFICULTIES, preset
 from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
@@ -40,8 +38,9 @@ TISSUES: dict[tuple[object, ...], Tissue] = {}
 def specimen(patient: int, section: int, *overrides: str) -> Specimen:
     made = Specimen(preset("visium", overrides=[*SMALL, *overrides]), patient, section)
     c = made.config
-    # Knobs of molecules and labels do not touch the tissue, so one tissue serves many tests.
-    decides = (str(c.anatomy), str(c.people), c.dial, c.sections_per_patient, c.molecules.patch_um, patient, section)
+    # Knobs of molecules, labels and registration do not touch the tissue, so one tissue serves many tests.
+    people = c.people.model_copy(update={"registration_um": 0.0, "registration_bend_um": 0.0})
+    decides = (str(c.anatomy), str(people), c.dial, c.sections_per_patient, c.molecules.patch_um, patient, section)
     made.__dict__["tissue"] = TISSUES.setdefault(decides, TISSUES.get(decides) or made.tissue)
     return made
 
@@ -301,6 +300,35 @@ def test_a_table_states_where_its_locations_are_and_keeps_the_truth_beside():
     expected = registration_error(s.config, 0, 0, s.centres_um)
     assert np.array_equal(s.table.obsm["truth_spatial"], s.centres_um)
     assert np.allclose(s.table.obsm["spatial"] - s.centres_um, expected)
+
+
+def colours(pixels: NDArray[np.uint8], spots: Spots, mpp: float, at_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 6) mean and spread of the optical density of each colour in the spots around `at_um`."""
+    density, over = -np.log((pixels.astype(np.float32) + 1) / 256), Footprint(spots, mpp)
+    mean, square = (
+        np.stack([over.mean(values[..., colour], at_um) for colour in range(3)], 1) for values in (density, density**2)
+    )
+    return np.concatenate([mean, np.sqrt(np.maximum(square - mean**2, 0))], 1)
+
+
+def test_expression_told_from_the_image_falls_with_the_registration_error_and_not_at_the_true_places():
+    small = ("anatomy.side_um=900", "molecules.filler_genes=0", "spots.pitch_um=50", "spots.margin_um=100")
+    keys = (*small, "stain.mpp=[0.8,0.8]", "people.registration_bend_um=0")
+    exact = [specimen(patient, 0, *keys, "people.registration_um=0") for patient in range(2)]
+    pictures = [he_pixels(s) for s in exact]
+
+    def told(shift_um: float, key: str) -> float:
+        found = []
+        for patient, (pixels, dye) in enumerate(pictures):
+            s = specimen(patient, 0, *keys, f"people.registration_um={shift_um:g}")
+            seen = colours(pixels, s.config.spots, dye.mpp, s.table.obsm[key])
+            found.append(explained(seen, observed(s)))
+        return float(np.mean(found))
+
+    none, some, much = (told(shift_um, "spatial") for shift_um in (0.0, 60.0, 100.0))
+    assert none > some + 0.015
+    assert some > much + 0.01
+    assert {told(shift_um, "truth_spatial") for shift_um in (0.0, 60.0, 100.0)} == {none}
 
 
 def test_annotators_err_by_region_and_leave_spots_out_only_as_told():

@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from triglyph.tissue.simulate.anatomy.tissue import Tissue
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.molecules.expression import build_world
 from triglyph.tissue.simulate.molecules.programs import NICHES
 from triglyph.tissue.simulate.molecules.surroundings import surrounding_shares

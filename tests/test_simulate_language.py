@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, Language
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.people import Language
 from triglyph.tissue.simulate.language import (
     AMOUNT_PHRASES,
     CLASS_PROMPTS,

@@ -8,15 +8,9 @@ from scipy.ndimage import label, laplace
 
 from triglyph.tissue.simulate.anatomy.tissue import Cells, Tissue, build_tissue
 from triglyph.tissue.simulate.fields import sample, smooth_noise, strip
-from triglyph.tissue.simulate.knobs import (
-    CELL_TYPES,
-    DOMAINS,
-    EXPRESSION_STATES,
-    MORPHOLOGY_STATES,
-    SHARED_STATES,
-    STATES,
-    Simulation,
-)
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import EXPRESSION_STATES, MORPHOLOGY_STATES, SHARED_STATES, STATES
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.picture.artefacts import artefact_maps
 from triglyph.tissue.simulate.picture.nuclei import Canvas, draw_cells

@@ -7,7 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from triglyph.tissue.simulate.anatomy.tissue import Cells
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.molecules.counts import draw_counts, expected_counts, section_chemistry
 from triglyph.tissue.simulate.molecules.expression import RNA, World, build_world, expected_of_cells
 from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES, PROGRAMMES

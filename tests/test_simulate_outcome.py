@@ -9,7 +9,9 @@ from scipy.stats import spearmanr
 
 import small
 from triglyph.tissue.cohort import Cohort
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.outcome import FEATURES, MUTATED, Clinic, composition, patient_record, write_clinical
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen

@@ -14,7 +14,9 @@ from triglyph.errors import RecipeError, SourceError
 from triglyph.storage import file_digest
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial, Protein
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.picture import Protein
+from triglyph.tissue.simulate.knobs.states import STATES, Dial
 from triglyph.tissue.simulate.picture.protein import CHANNELS, ProteinImage, Proteins, write_protein
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
@@ -108,7 +110,7 @@ def test_channels_light_up_where_their_cells_are(made, written):
     proteins = Proteins(made)
     types = {"CD3": ["T cell"], "CD20": ["B cell"], "CD68": ["macrophage"], "panCK": ["tumour", "epithelial"]}
     for i, channel in enumerate(PANEL):
-        grey = proteins.over_locations(seen[i].astype(np.float32))
+        grey = proteins.footprint.mean(seen[i].astype(np.float32), made.centres_um)
         assert np.corrcoef(grey, written.truth[:, i])[0, 1] > (0.8 if channel == "Ki67" else 0.9)
         if channel in types:
             cells = share[:, [CELL_TYPES.index(t) for t in types[channel]]].sum(1)

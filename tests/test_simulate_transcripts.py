@@ -18,7 +18,10 @@ from triglyph.tissue.simulate.anatomy.outlines import (
 )
 from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation, Spots
+from triglyph.tissue.simulate.knobs.molecules import Spots
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.molecules.bins import bin_table, binned, expected_bins
 from triglyph.tissue.simulate.molecules.programs import MARKERS
 from triglyph.tissue.simulate.molecules.transcripts import (
@@ -69,7 +72,7 @@ def xenium() -> tuple[Specimen, Molecules]:
 
 @pytest.fixture(scope="module")
 def hd() -> tuple[Specimen, Molecules]:
-    specimen = Specimen(world("visium_hd", bin_um=16.0), 0, 0)
+    specimen = Specimen(world("visium-hd", bin_um=16.0), 0, 0)
     return specimen, draw_transcripts(specimen)
 
 
@@ -222,14 +225,14 @@ def test_genes_off_the_panel_are_expected_as_if_they_were_on_it(xenium: tuple[Sp
 
 
 def test_molecules_follow_the_knob_and_the_sections_gene_offsets() -> None:
-    config = world("visium_hd", molecules={"patient_gene": 0.8, "ambient": 0.0})
+    config = world("visium-hd", molecules={"patient_gene": 0.8, "ambient": 0.0})
     specimen = Specimen(config, 0, 0)
     more = draw_transcripts(
-        Specimen(world("visium_hd", per_cell=320.0, molecules={"patient_gene": 0.8, "ambient": 0.0}), 0, 0)
+        Specimen(world("visium-hd", per_cell=320.0, molecules={"patient_gene": 0.8, "ambient": 0.0}), 0, 0)
     )
     molecules = draw_transcripts(specimen)
     assert len(more) / len(molecules) == pytest.approx(2.0, rel=0.03)
-    flat = draw_transcripts(Specimen(world("visium_hd", molecules={"patient_gene": 0.0, "ambient": 0.0}), 0, 0))
+    flat = draw_transcripts(Specimen(world("visium-hd", molecules={"patient_gene": 0.0, "ambient": 0.0}), 0, 0))
     a, b = (np.bincount(m.gene, minlength=len(m.symbols)) for m in (molecules, flat))
     enough = (a > 50) & (b > 50)
     change = np.log(a[enough] / b[enough])
@@ -240,7 +243,7 @@ def test_molecules_follow_the_knob_and_the_sections_gene_offsets() -> None:
 def test_molecules_of_no_cell_are_the_ambient_share_and_debris_where_it_lies() -> None:
     none = {}
     for ambient in (0.0, 0.2):
-        specimen = Specimen(world("visium_hd", molecules={"ambient": ambient}), 0, 0)
+        specimen = Specimen(world("visium-hd", molecules={"ambient": ambient}), 0, 0)
         molecules = draw_transcripts(specimen)
         none[ambient] = molecules.take(molecules.source < 0), len(molecules)
     dead = none[0.0][0]

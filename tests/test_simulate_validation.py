@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from triglyph.errors import RecipeError
 from triglyph.tissue.simulate.cohort import draft_of
-from triglyph.tissue.simulate.knobs import PROTEIN_CHANNELS, Nucleus, Simulation
+from triglyph.tissue.simulate.knobs.anatomy import Nucleus
+from triglyph.tissue.simulate.knobs.names import PROTEIN_CHANNELS
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.molecules import transcripts
 from triglyph.tissue.simulate.molecules.bins import bin_table, effective_dispersion
 from triglyph.tissue.simulate.picture.protein import CHANNELS
@@ -50,7 +52,7 @@ REFUSED = {
     # Blocks that have to fit together.
     "spots.platform=xenium": "spots: lattice: xenium has a square one",
     "spots.platform=st": "spots: lattice: st has a square one",
-    "spots={platform: visium_hd, lattice: square, diameter_um: 16, pitch_um: 8}": "spots: pitch_um 8 is less than",
+    "spots={platform: visium-hd, lattice: square, diameter_um: 16, pitch_um: 8}": "spots: pitch_um 8 is less than",
     "spots.diameter_um=200": "molecules.niche_um 90 does not reach out of a location of spots.diameter_um 200",
     "anatomy.side_um=100": "anatomy.side_um 100 has no room for one location",
     "protein.channels=[DAPI, CD33]": "protein.channels: 'CD33' is no channel; did you mean CD3",

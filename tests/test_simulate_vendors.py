@@ -24,7 +24,7 @@ from triglyph.tissue.pixels import open_pixels
 from triglyph.tissue.readers.base import ReadOptions, find_reader
 from triglyph.tissue.readers.scales import file_scale
 from triglyph.tissue.readers.visium import mpp_by_spot_diameter
-from triglyph.tissue.simulate.knobs import Spots
+from triglyph.tissue.simulate.knobs.molecules import Spots
 from triglyph.tissue.simulate.molecules.bins import bin_table
 from triglyph.tissue.simulate.molecules.transcripts import CONTROLS, GENE, draw_transcripts, panel
 from triglyph.tissue.simulate.picture.he import he_pixels
@@ -41,7 +41,7 @@ from triglyph.tissue.simulate.vendors.xenium_frame import PIXEL_UM, InstrumentFr
 SPOTS = {
     "st": Spots(platform="st", diameter_um=100, pitch_um=200, lattice="square", margin_um=10),
     "visium": Spots(platform="visium", margin_um=10),
-    "visium_hd": Spots(platform="visium_hd", diameter_um=16, pitch_um=16, lattice="square", margin_um=40),
+    "visium-hd": Spots(platform="visium-hd", diameter_um=16, pitch_um=16, lattice="square", margin_um=40),
     "xenium": Spots(platform="xenium", diameter_um=40, pitch_um=40, lattice="square", margin_um=40),
 }
 
@@ -235,7 +235,7 @@ def test_spatialdata_io_reads_visium(written: Any) -> None:
 
 
 def test_every_bin_size_holds_every_molecule_of_the_capture_area_once(written: Any) -> None:
-    one, folder = written["visium_hd"]
+    one, folder = written["visium-hd"]
     molecules = draw_transcripts(one)
     margin = one.config.spots.margin_um
     last = margin + 2 * ((one.config.anatomy.side_um - 2 * margin) // 2)
@@ -251,7 +251,7 @@ def test_every_bin_size_holds_every_molecule_of_the_capture_area_once(written: A
 
 
 def test_the_specimens_locations_are_bins_of_the_folder(written: Any, tmp_path: Path) -> None:
-    one, folder = written["visium_hd"]
+    one, folder = written["visium-hd"]
     draft = read("visium", folder / "binned_outputs" / "square_016um", tmp_path, patient="P")
     counts, _ = bin_table(one)
     assert (draft.platform, draft.location_um, draft.location_shape) == ("visium-hd", 16, "square")
@@ -266,7 +266,7 @@ def test_the_specimens_locations_are_bins_of_the_folder(written: Any, tmp_path: 
 def test_spatialdata_io_reads_visium_hd_without_being_told_anything(written: Any) -> None:
     from spatialdata_io import visium_hd
 
-    one, folder = written["visium_hd"]
+    one, folder = written["visium-hd"]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings(
@@ -288,7 +288,7 @@ def test_spatialdata_io_reads_visium_hd_without_being_told_anything(written: Any
 
 
 def test_the_feature_slices_hold_the_squares_and_where_they_lie(written: Any) -> None:
-    _, folder = written["visium_hd"]
+    _, folder = written["visium-hd"]
     raw = h5(folder / "binned_outputs" / "square_002um" / "raw_feature_bc_matrix.h5")
     positions = pd.read_parquet(folder / "binned_outputs" / "square_002um" / "spatial" / "tissue_positions.parquet")
     with h5py.File(folder / "feature_slice.h5") as file:

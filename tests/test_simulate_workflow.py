@@ -34,6 +34,7 @@ ST = [
     "anatomy.side_um=900", "spots.platform=st", "spots.lattice=square", "spots.pitch_um=200", "spots.diameter_um=100",
     "spots.margin_um=10",
 ]  # fmt: skip
+HD = ["spots.platform=visium-hd", "spots.lattice=square", "spots.pitch_um=8", "spots.diameter_um=8"]
 
 
 def make(out: Path, **options: Any) -> Path:
@@ -150,6 +151,28 @@ def test_donors_have_no_vendor(tmp_path):
     with pytest.raises(RecipeError, match="no vendor"):
         make(tmp_path / "v", layout="vendor", donors=1)
     assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ([SIDE, "spots.pitch_um=150"], "a hexagonal lattice of 150 µm, .* is no Visium array"),
+        ([SIDE, "spots.lattice=square"], "a square lattice of 100 µm, .* is no Visium array"),
+        (["anatomy.side_um=9000"], "103 x 178, is no Visium array"),
+        ([*ST, "spots.pitch_um=150"], "a square lattice of 150 µm is no array of Spatial Transcriptomics"),
+        ([*HD, "anatomy.side_um=95"], "95 µm between margins of 40 µm have no room for a bin of 16 µm"),
+    ],
+)
+def test_a_lattice_that_no_vendor_has_is_refused_before_anything_is_written(knobs, message, tmp_path):
+    with pytest.raises(RecipeError, match=message) as error:
+        make(tmp_path / "v", layout="vendor", set=knobs)
+    assert "choose" in str(error.value)
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_cohort_may_have_a_lattice_that_no_vendor_has(tmp_path):
+    out = make(tmp_path / "c", set=["anatomy.side_um=300", "spots.pitch_um=120", "sections_per_patient=[1]"])
+    assert len(Cohort.open(out)) == 1
 
 
 # ---- donors, patients, difficulty

@@ -1,136 +1,164 @@
-"""The truth maps and the knob sheet of docs/simulator.md: `python docs/figures/simulator_truth.py [OUT]`."""
+"""What is seen of a section, and the truth behind it: `python docs/figures/simulator_truth.py [OUT]`.
+
+One section of the preset `visium`, 2.3 mm wide, in a world in which no patient lacks a domain.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from panels import IMAGES, Box, frame, he, place_axes, save, show, specimen, tiles
 
-from triglyph.report.style import new_figure, scale_bar, styled
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
+from triglyph.report.style import INK, new_figure, styled
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES
-from triglyph.tissue.simulate.picture.he import he_pixels
-from triglyph.tissue.simulate.presets import preset
+from triglyph.tissue.simulate.registration import registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 
-DOMAIN_COLOURS = ("#B2182B", "#EF8A62", "#4393C3", "#F4D9C6", "#7FBC41", "#FFF3B0", "#4D4D4D")
-TYPE_COLOURS = ("#B2182B", "#7FBC41", "#E3A587", "#2166AC", "#67A9CF", "#F1A340", "#C51B7D", "#998EC3")
-PATIENT, SIDE_UM = 5, 2300.0
-
-
-def picture(specimen: Specimen) -> tuple[NDArray[np.uint8], float]:
-    """Pixels and µm per pixel."""
-    pixels, dye = he_pixels(specimen)
-    return pixels, dye.mpp
-
-
-def frame(axes: Axes, title: str, side_um: float, *, bar: bool = False) -> None:
-    """A square of tissue in µm, no axes."""
-    axes.set_title(title, fontsize=9)
-    axes.set(xticks=[], yticks=[], xlim=(0, side_um), ylim=(side_um, 0), aspect="equal")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if bar:
-        scale_bar(axes, width_um=side_um)
-
-
-def spots(axes: Axes, specimen: Specimen, values: NDArray[Any], title: str, cmap: str = "magma") -> None:
-    """Values at locations."""
-    x, y = specimen.centres_um.T
-    low, high = np.quantile(values, (0.02, 0.98))
-    axes.scatter(x, y, c=values, s=26, cmap=cmap, vmin=low, vmax=max(high, low + 1e-9), lw=0)
-    frame(axes, title, SIDE_UM)
-
-
-def truth_maps(out: Path) -> None:
-    """One section: what is seen, and the truth behind it."""
-    s = Specimen(preset("niche", overrides=[f"anatomy.side_um={SIDE_UM:g}", "stain.mpp=[0.5,0.51]"]), PATIENT, 0)
-    pixels, _ = picture(s)
-    cells, table = s.tissue.cells, s.table
-    with styled():
-        figure = new_figure(12.0, 9.6)
-        grid = figure.subplots(3, 4).ravel()
-        grid[0].imshow(pixels[::4, ::4], extent=(0, SIDE_UM, SIDE_UM, 0))
-        frame(grid[0], "H&E", SIDE_UM, bar=True)
-        colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in DOMAIN_COLOURS]) / 255
-        drawn = np.tensordot(s.tissue.domains[:, ::3, ::3], colours, axes=(0, 0))
-        cover = s.tissue.cover[::3, ::3, None]
-        grid[1].imshow(drawn * cover + 1 - cover, extent=(0, SIDE_UM, SIDE_UM, 0))
-        frame(grid[1], "domains", SIDE_UM)
-        inset = [
-            grid[1].plot([], [], "s", color=c, label=d, ms=5)[0] for c, d in zip(DOMAIN_COLOURS, DOMAINS, strict=True)
-        ]
-        grid[1].legend(handles=inset, fontsize=6, loc="upper left", bbox_to_anchor=(0, 0), ncols=3, columnspacing=0.8)
-        grid[2].scatter(*cells.xy_um.T, c=np.array(TYPE_COLOURS)[cells.kind], s=0.7, lw=0)
-        frame(grid[2], f"{len(cells):,} cells by type", SIDE_UM)
-        inset = [
-            grid[2].plot([], [], "o", color=c, label=d, ms=4)[0] for c, d in zip(TYPE_COLOURS, CELL_TYPES, strict=True)
-        ]
-        grid[2].legend(handles=inset, fontsize=6, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, columnspacing=0.8)
-        for axes, state, kind in (
-            (grid[3], "fibrosis", "shared"),
-            (grid[4], "oedema", "morphology only"),
-            (grid[5], "oestrogen response", "expression only"),
-        ):
-            shown = np.where(s.tissue.cover[::3, ::3] > 0.5, s.tissue.states[STATES.index(state), ::3, ::3], np.nan)
-            axes.imshow(shown, cmap="RdBu_r", vmin=-2.5, vmax=2.5, extent=(0, SIDE_UM, SIDE_UM, 0))
-            frame(axes, f"{state} ({kind})", SIDE_UM)
-        niche = list(NICHES).index("stroma at the tumour")
-        spots(grid[6], s, s.niches[:, niche], "niche: stroma at the tumour", "viridis")
-        gene = s.world.symbols.index("COL1A1")
-        spots(grid[7], s, np.log1p(s.expected[:, gene]), "COL1A1, expected (log1p)")
-        spots(grid[8], s, np.log1p(table.X[:, gene].toarray().ravel()), "COL1A1, counted (log1p)")
-        immune = [s.world.symbols.index(g) for g in MARKERS["T cell"].split()]
-        spots(grid[9], s, np.log1p(table.X[:, immune].toarray().sum(1)), "T-cell markers, counted")
-        spots(grid[10], s, s.expected.sum(1), "depth, expected counts a spot", "cividis")
-        label = np.array([DOMAINS.index(name) if name else -1 for name in s.labels])
-        grid[11].scatter(*s.centres_um[label >= 0].T, c=np.array(DOMAIN_COLOURS)[label[label >= 0]], s=26, lw=0)
-        grid[11].scatter(*s.centres_um[label < 0].T, facecolors="none", edgecolors="0.6", s=18, lw=0.5)
-        frame(grid[11], "labels an annotator gives", SIDE_UM)
-        save(figure, out / "simulator_truth.jpg")
-
-
-# Knob, values from little to much, a patient, and the place of the window (x, y, side in µm).
-SHEET: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("dial.morphology_only", ("0", "1", "2.5"), "programmes seen in morphology alone"),
-    ("dial.shared", ("0", "1", "2.5"), "programmes seen in both"),
-    ("molecules.subspot", ("0", "0.7", "1.4"), "patches smaller than a spot"),
-    ("stain.site_hue", ("0", "0.05", "0.1"), "stain of the site"),
-    ("artefacts.blur", ("0", "0.3", "0.7"), "out of focus"),
-    ("artefacts.folds", ("0", "0.1", "0.25"), "folds"),
-    ("artefacts.pen", ("0", "0.1", "0.25"), "pen"),
+DOMAIN_COLOURS = ("#B2182B", "#EF8A62", "#4393C3", "#F1D9C5", "#7FBC41", "#FFE26A", "#6E6E6E")
+TYPE_COLOURS = ("#B2182B", "#5AA02C", "#D9A27E", "#2166AC", "#4FC3F7", "#E08214", "#C51B7D", "#8073AC")
+PATIENT, SIDE_UM = 7, 2300.0
+OVERRIDES = (
+    f"anatomy.side_um={SIDE_UM:g}",
+    "people.absent=0",
+    "anatomy.fraction_concentration=20",
+    "stain.mpp=[0.5,0.5]",
 )
-WINDOW_UM = 1000.0
+BOX: Box = (0.0, 0.0, SIDE_UM, SIDE_UM)
+STATES_SHOWN = {
+    "fibrosis": "in picture and counts",
+    "oedema": "in the picture alone",
+    "oestrogen response": "in the counts alone",
+}
+NICHE = "stroma at the tumour"
+MAGNIFIED = 6.0
+"""Arrows of the registration error are drawn this many times as long."""
+ARTEFACT_COLOURS = {"folds": "#D55E00", "blur": "#56B4E9", "pen": "#009E73"}
 
 
-def knob_sheet(out: Path) -> None:
-    """What knobs of the picture look like: the same place of the same patient, a knob turned up."""
+def title(axes: Axes, text: str, note: str = "") -> None:
+    """A short name, and what it means in lighter type."""
+    axes.set_title(text, fontsize=9, pad=14, loc="left")
+    axes.text(0, 1.014, note, transform=axes.transAxes, fontsize=7.3, color="0.3", va="bottom")
+
+
+def colour_bar(figure: Figure, axes: Axes, drawn: ScalarMappable, label: str) -> None:
+    """A thin one below a panel."""
+    bar = figure.colorbar(drawn, cax=axes.inset_axes((0.16, -0.045, 0.68, 0.026)), orientation="horizontal")
+    bar.set_label(label, fontsize=7.3, labelpad=1.5)
+    bar.ax.tick_params(labelsize=7, length=2, pad=1.5)
+    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+    bar.update_ticks()
+    bar.outline.set_linewidth(0.4)
+
+
+def legend(axes: Axes, names: Iterable[str], colours: Iterable[str], marker: str, columns: int = 3) -> None:
+    """Names below a panel."""
+    marks = [axes.plot([], [], marker, color=c, label=n, ms=4.5)[0] for n, c in zip(names, colours, strict=False)]
+    axes.legend(
+        handles=marks, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=columns,
+        columnspacing=0.7, handletextpad=0.0, labelspacing=0.25, borderpad=0.1,
+    )  # fmt: skip
+
+
+def outline(axes: Axes, s: Specimen) -> None:
+    """Where tissue ends."""
+    at = (np.arange(len(s.tissue.cover)) + 0.5) * s.tissue.step_um
+    axes.contour(at[::2], at[::2], s.tissue.cover[::2, ::2], levels=[0.5], colors="0.45", linewidths=0.5)
+
+
+def anatomy(axes: NDArray[np.object_], s: Specimen) -> None:
+    """H&E, domains, cells, labels."""
+    pixels, mpp = he(s)
+    show(axes[0], pixels, mpp, BOX, width_px=520)
+    title(axes[0], "H&E", "what a model sees")
+    colours = np.array([to_rgb(c) for c in DOMAIN_COLOURS])
+    cover = s.tissue.cover[::2, ::2, None]
+    drawn = np.tensordot(s.tissue.domains[:, ::2, ::2], colours, axes=(0, 0)) * cover + 1 - cover
+    axes[1].imshow(np.clip(drawn, 0, 1), extent=(0, SIDE_UM, SIDE_UM, 0))
+    title(axes[1], "Domains", "they pass into each other")
+    legend(axes[1], DOMAINS, DOMAIN_COLOURS, "s", columns=2)
+    cells = s.tissue.cells
+    axes[2].scatter(*cells.xy_um.T, c=np.array(TYPE_COLOURS)[cells.kind], s=0.55, lw=0, rasterized=True)
+    title(axes[2], "Cells", f"{len(cells):,}, by type")
+    legend(axes[2], CELL_TYPES, TYPE_COLOURS, "o")
+    label = np.array([DOMAINS.index(name) if name else -1 for name in s.labels])
+    drawn = tiles(axes[3], s.centres_um, label.astype(float), s.config.spots.pitch_um)
+    drawn.set_array(None)
+    drawn.set_facecolor([DOMAIN_COLOURS[i] if i >= 0 else "white" for i in label])
+    drawn.set_edgecolor("white")
+    drawn.set_linewidth(0.4)
+    title(axes[3], "Labels", "an annotator's; white: none given")
+
+
+def programmes(figure: Figure, axes: NDArray[np.object_], s: Specimen) -> None:
+    """A state of each kind, and a niche."""
+    for place, (state, kind) in zip(axes, STATES_SHOWN.items(), strict=False):
+        values = np.where(s.tissue.cover > 0.5, s.tissue.states[STATES.index(state)], np.nan)[::2, ::2]
+        drawn = place.imshow(values, cmap="RdBu_r", vmin=-2.5, vmax=2.5, extent=(0, SIDE_UM, SIDE_UM, 0))
+        title(place, state.capitalize(), f"a programme seen {kind}")
+        colour_bar(figure, place, drawn, "state, standard deviations")
+    called = s.niches[:, list(NICHES).index(NICHE)]
+    drawn = tiles(axes[3], s.centres_um, called, s.config.spots.pitch_um, cmap="viridis", limits=(0, 1))
+    title(axes[3], "Niche", "tumour around a spot's fibroblasts")
+    colour_bar(figure, axes[3], drawn, f"share of cells within {s.config.molecules.niche_um:g} µm")
+
+
+def molecules(figure: Figure, axes: NDArray[np.object_], s: Specimen) -> None:
+    """Depth, markers expected and counted, and where spots are stated to be."""
+    centres, pitch = s.centres_um, s.config.spots.pitch_um
+    depth = s.expected.sum(1)
+    drawn = tiles(axes[0], centres, depth / 1000, pitch, cmap="cividis")
+    title(axes[0], "Depth", "follows the RNA of the cells in a spot")
+    colour_bar(figure, axes[0], drawn, "thousand expected counts a spot")
+    markers = [s.world.symbols.index(g) for g in MARKERS["fibroblast"].split()]
+    counts = np.asarray(s.table.X.tocsc()[:, markers].sum(1)).ravel()
+    total = np.asarray(s.table.X.sum(1)).ravel()
+    expected = 1000 * s.expected[:, markers].sum(1) / depth
+    counted = 1000 * counts / np.maximum(total, 1)
+    limits = (float(np.quantile(expected, 0.02)), float(np.quantile(expected, 0.98)))
+    for place, values, name in ((axes[1], expected, "Expected"), (axes[2], counted, "Counted")):
+        drawn = tiles(place, centres, values, pitch, limits=limits)
+        title(place, f"{name} expression", f"{len(markers)} markers of fibroblasts")
+        colour_bar(figure, place, drawn, "per 1,000 counts of the spot")
+    error = registration_error(s.config, *s.keys, centres)
+    axes[3].quiver(
+        *centres.T, *error.T, angles="xy", scale_units="xy", scale=1 / MAGNIFIED, width=0.0036, color=INK, headwidth=4
+    )
+    at = (np.arange(len(s.tissue.cover)) + 0.5) * s.tissue.step_um
+    for name, spoiled in s.artefacts.items():
+        colour = ARTEFACT_COLOURS[name]
+        axes[3].contourf(at[::2], at[::2], spoiled[::2, ::2], levels=[0.5, 2.0], colors=[colour], alpha=0.7)
+    mean_um = float(np.hypot(*error.T).mean())
+    title(axes[3], "Artefacts and registration", f"stated − true centre: {mean_um:.0f} µm, drawn × {MAGNIFIED:g}")
+    legend(axes[3], s.artefacts, [ARTEFACT_COLOURS[name] for name in s.artefacts], "s")
+
+
+def main(out: Path) -> None:
+    """Make `simulator_truth.jpg` in `out`."""
+    s = specimen("visium", PATIENT, OVERRIDES)
     with styled():
-        figure = new_figure(6.6, 15.2)
-        grid = figure.subplots(len(SHEET), 3)
-        for line, (knob, values, name) in zip(grid, SHEET, strict=True):
-            for axes, value in zip(line, values, strict=True):
-                keys = [f"{knob}={value}", "anatomy.side_um=1200", "stain.mpp=[0.5,0.51]", "people.absent=0"]
-                pixels, mpp = picture(Specimen(preset("visium", overrides=keys), 1, 0))
-                start, side = round(100 / mpp), round(WINDOW_UM / mpp)
-                axes.imshow(pixels[start : start + side, start : start + side], extent=(0, WINDOW_UM, WINDOW_UM, 0))
-                frame(axes, f"{knob} = {value}", WINDOW_UM, bar=value == values[0])
-            line[0].set_ylabel(name, fontsize=9)
-        save(figure, out / "simulator_knobs.jpg")
-
-
-def save(figure: Any, path: Path) -> None:
-    """As a JPEG small enough for a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.canvas.draw()
-    figure.savefig(path, dpi=120, pil_kwargs={"quality": 78, "optimize": True})
+        figure = new_figure(10, 10)
+        grid = place_axes(figure, (3, 4), (2.6, 2.6), gutter=0.16, above=0.4, below=0.62)
+        anatomy(grid[0], s)
+        programmes(figure, grid[1], s)
+        molecules(figure, grid[2], s)
+        for axes in grid.ravel():
+            if axes is not grid[0, 0]:
+                frame(axes, BOX, outline=False)
+                outline(axes, s)
+        save(figure, out / "simulator_truth.jpg", dpi=140)
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "images"
-    truth_maps(target)
-    knob_sheet(target)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)

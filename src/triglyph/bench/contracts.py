@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,6 +118,8 @@ class Trial:
     """Ids of sections that chose something: what they saw is no longer unseen."""
     identity: str = ""
     """Digest of the split, and the fold."""
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What is the same for every subject, computed once: targets, ceilings."""
 
     @classmethod
     def of(cls, cohort: Any, split: Any, *, fold: str | None = None) -> Trial:

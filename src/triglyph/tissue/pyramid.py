@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from triglyph.storage import atomic_file
 from triglyph.units import checked_mpp
 
 Pixels = NDArray[np.uint8]
+Grey = TypeVar("Grey", np.uint8, np.uint16)
 Rows = Callable[[int, int], Pixels]
 """`rows(start, stop)` gives the pixel rows from `start` up to `stop`, (stop - start, width, 3)."""
 
@@ -108,12 +110,13 @@ def write_pyramid(
     return path
 
 
-def halve(pixels: Pixels) -> Pixels:
-    """The 2 x 2 box average, rounded; an odd last row or column is dropped."""
+def halve(pixels: NDArray[Grey]) -> NDArray[Grey]:
+    """The 2 x 2 box average of 8 or 16 bits, rounded; an odd last row or column is dropped."""
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    even = pixels[: 2 * height, : 2 * width].astype(np.uint16)
+    # Twice the bits hold the sum of four.
+    even = pixels[: 2 * height, : 2 * width].astype(f"u{2 * pixels.itemsize}")
     total = even[0::2, 0::2] + even[0::2, 1::2] + even[1::2, 0::2] + even[1::2, 1::2]
-    return ((total + 2) >> 2).astype(np.uint8)
+    return ((total + 2) >> 2).astype(pixels.dtype)
 
 
 def _halving(rows: Rows, size: tuple[int, int], tile: int, below: list[Pixels], path: Path) -> Iterator[Pixels]:

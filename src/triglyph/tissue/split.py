@@ -7,10 +7,10 @@ such a claim), `within-patient` (other sections of people who were trained on), 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from triglyph.cards import Frozen
 from triglyph.errors import SplitError
@@ -26,6 +26,32 @@ class Fold(Frozen):
     val: tuple[str, ...] = ()
     test: tuple[str, ...]
     test_locations: dict[str, tuple[str, ...]] | None = None
+    buffer_locations: dict[str, tuple[str, ...]] | None = None
+    """Barcodes too near to tested ones: neither trained on nor tested."""
+
+    @property
+    def withheld(self) -> dict[str, tuple[str, ...]]:
+        """Section id -> barcodes that training may not see: those tested, and those too near to them."""
+        buffer = self.buffer_locations or {}
+        return {s: (*barcodes, *buffer.get(s, ())) for s, barcodes in (self.test_locations or {}).items()}
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A fold without a buffer has the digest that it had before there were buffers.
+        return {k: v for k, v in write(self).items() if k != "buffer_locations" or v is not None}
+
+    @model_validator(mode="after")
+    def _buffer_is_beside_what_is_tested(self) -> Fold:
+        for section, barcodes in (self.buffer_locations or {}).items():
+            tested = (self.test_locations or {}).get(section, ())
+            if not tested or set(tested) & set(barcodes):
+                raise SplitError(
+                    f"the buffer of section {section} "
+                    + ("is also tested" if tested else "is around nothing that is tested"),
+                    where=f"fold {self.name!r}",
+                    mend="name locations in `buffer_locations` that are near tested ones of the section",
+                )
+        return self
 
 
 class Split(Frozen):
@@ -117,14 +143,32 @@ def patient_folds(
             f"{k} folds of {len(people)} patients", where=f"split {name!r}", mend="use 2 or more, at most one a patient"
         )
     groups = [sorted(order[i::k]) for i in range(k)]
-    if len(people) - max(map(len, groups)) - val_patients < 1:
+    folds_ = folds_of(patients, groups, order=order, name=name, val_patients=val_patients)
+    return Split(name=name, level="patient", folds=folds_, seed=seed, made_by="patient_folds")
+
+
+def folds_of(
+    patients: Mapping[str, str], groups: Sequence[Sequence[str]], *, order: Sequence[str], name: str, val_patients: int
+) -> tuple[Fold, ...]:
+    """A fold for each group of patients, which it tests.
+
+    Parameters
+    ----------
+    patients
+        Section id -> patient id.
+    order
+        All patients; the first `val_patients` of a fold's training side are set aside for validation.
+    name
+        Of the split, for the error.
+    """
+    if len(order) - max(map(len, groups)) - val_patients < 1:
         raise SplitError(
-            f"{k} folds with {val_patients} validation patients leave nobody of {len(people)} to train on",
+            f"{len(groups)} folds with {val_patients} validation patients leave nobody of {len(order)} to train on",
             where=f"split {name!r}",
             mend="use more folds, or fewer validation patients",
         )
     made = []
-    for i, group in enumerate(sorted(groups)):
+    for i, group in enumerate(sorted(sorted(g) for g in groups)):
         rest = [p for p in order if p not in group]
         val = rest[:val_patients]
         made.append(
@@ -135,7 +179,7 @@ def patient_folds(
                 test=sections_of(patients, group),
             )
         )
-    return Split(name=name, level="patient", folds=tuple(made), seed=seed, made_by="patient_folds")
+    return tuple(made)
 
 
 def holdout(
@@ -165,3 +209,15 @@ def level_of(section: str, *, training: Sequence[str], patients: Mapping[str, st
     if section in training:
         return "within-section"
     return "within-patient" if patients[section] in {patients[s] for s in training} else "patient"
+
+
+def level_of_folds(folds: Iterable[Fold], patients: Mapping[str, str]) -> Level:
+    """The highest level that every fold keeps: `patient` where nobody is on two sides of any.
+
+    Sections themselves must be known to `patients`; sections on two sides are refused by `Split`.
+    """
+    for fold in folds:
+        seen = {patients[s] for s in (*fold.train, *fold.val)}
+        if any(patients[s] in seen for s in fold.test):
+            return "within-patient"
+    return "patient"

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Literal
 from triglyph.errors import ContractError, RecipeError, StorageError, TriglyphError
 
 if TYPE_CHECKING:
-    from triglyph.tissue.simulate.knobs import Simulation
+    from triglyph.tissue.simulate.knobs.simulation import Simulation
 
 SCRATCH = ".partial-simulate"
 WORLD = "simulation.json"
@@ -89,8 +89,8 @@ def simulate(
     Raises
     ------
     RecipeError
-        No such preset, difficulty or knob, fewer than one patient, donors in a vendor's layout, or a registration
-        error that would put locations off the image.
+        No such preset, difficulty or knob, fewer than one patient, donors or a lattice that the vendor's layout does
+        not have, or a registration error that would put locations off the image.
     ContractError
         `out` holds another simulation, another layout of this one, or something else.
     StorageError
@@ -101,6 +101,7 @@ def simulate(
     from triglyph.settings import settings
     from triglyph.tissue.simulate.presets import preset as look_up
     from triglyph.tissue.simulate.registration import check_registration
+    from triglyph.tissue.simulate.vendors import check_layout
 
     config = look_up(preset, seed=seed, difficulty=difficulty, overrides=set or ())
     for name, value, least in (("patients", patients, 1), ("donors", donors, 0), ("workers", workers, 1)):
@@ -108,6 +109,8 @@ def simulate(
             raise RecipeError(f"{name} is {value}", where="simulate", mend=f"give at least {least}")
     if layout == "vendor" and donors:
         raise RecipeError("no vendor has a layout for donors", where="simulate --donors", mend="use --layout cohort")
+    if layout == "vendor":
+        check_layout(config)
     check_registration(config)
     path, scratch = Path(out), Path(out) / SCRATCH
     keys = [Key(p, s) for p in range(patients) for s in range(config.sections_of(p))]

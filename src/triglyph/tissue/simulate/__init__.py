@@ -1,6 +1,6 @@
 """Simulated tissue with known truth, in separable parts.
 
-- `knobs`, `bounds`, `presets`: a world as a frozen record, what a knob may be, and the worlds that have a name.
+- `knobs/`, `presets`: a world as a frozen record, block by block, and the worlds that have a name.
 - `streams`, `fields`: random numbers by name, and smooth fields drawn with them.
 - `people`, `outcome`: who is drawn, and what a clinic would know of them.
 - `anatomy/`: domains, what is carved into them, cells.

@@ -7,9 +7,8 @@ from pathlib import Path
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.pyramid import write_pyramid
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.language import HELD_OUT, domain_captions, section_caption
-from triglyph.tissue.simulate.locations import is_square
 from triglyph.tissue.simulate.molecules.bins import effective_dispersion
 from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.picture.protein import write_protein
@@ -17,7 +16,7 @@ from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.units import Mpp, Um
 
 SIMULATOR = "triglyph.tissue.simulate"
-VERSION = 2
+VERSION = 3
 """Raised whenever the same record gives other bytes."""
 
 
@@ -77,7 +76,7 @@ def draft_of(specimen: Specimen, images: list[ImageSource]) -> SectionDraft:
         table=specimen.table,
         location_um=Um(spots.diameter_um),
         pitch_um=Um(spots.pitch_um),
-        location_shape="square" if is_square(spots) else "circle",
+        location_shape="square" if spots.is_square else "circle",
         images=images,
         block=f"{patient}-B{specimen.block + 1}",
         organ=config.organ,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from triglyph.errors import ContractError
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.simulate.cohort import draft_of
-from triglyph.tissue.simulate.knobs import Simulation, Spots
-from triglyph.tissue.simulate.locations import is_square
+from triglyph.tissue.simulate.knobs.molecules import Spots
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.molecules.counts import Chemistry, section_chemistry
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
@@ -107,6 +107,6 @@ def simulate_donor(config: Simulation, donor_index: int) -> SectionDraft:
 
 def _seen_in_spots(config: Simulation) -> Simulation:
     """The world with round spots: where patients are seen in bins of single molecules, donors are not."""
-    if not is_square(config.spots):
+    if not config.spots.is_square:
         return config
     return config.model_copy(update={"spots": Spots(min_tissue=config.spots.min_tissue)})

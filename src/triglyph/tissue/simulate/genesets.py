@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from triglyph.genes.gmt import GeneSet, write_gmt
 from triglyph.storage import atomic_file
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES, Dial
 from triglyph.tissue.simulate.molecules.expression import build_world
 from triglyph.tissue.simulate.molecules.programs import MARKERS, NICHES, PROGRAMMES, gene_symbols
 from triglyph.tissue.simulate.streams import stream

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.tissue.simulate.fields import sample
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, Language
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.people import Language
 from triglyph.tissue.simulate.streams import stream
 
 if TYPE_CHECKING:

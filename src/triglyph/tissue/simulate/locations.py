@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from triglyph.tissue.simulate.anatomy.tissue import Cells, Tissue
-from triglyph.tissue.simulate.knobs import Spots
+from triglyph.tissue.simulate.anatomy.tissue import Cells
+from triglyph.tissue.simulate.knobs.molecules import Spots
 
 
 def lattice(spots: Spots, side_um: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
@@ -27,13 +27,21 @@ def lattice(spots: Spots, side_um: float) -> tuple[NDArray[np.float64], NDArray[
 
 
 class Footprint:
-    """Means of the anatomy's maps over a location: a disc, or a square."""
+    """Means of a map over a location: a disc, or a square.
 
-    def __init__(self, tissue: Tissue, spots: Spots) -> None:
-        self._step, half = tissue.step_um, spots.diameter_um / 2
+    Parameters
+    ----------
+    spots
+        The platform's locations.
+    step_um
+        Distance of the map's grid points, or pixels.
+    """
+
+    def __init__(self, spots: Spots, step_um: float) -> None:
+        self._step, half = step_um, spots.diameter_um / 2
         reach = int(half / self._step)
         dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-        inside = np.ones(dx.shape, dtype=bool) if is_square(spots) else np.hypot(dx, dy) * self._step <= half
+        inside = np.ones(dx.shape, dtype=bool) if spots.is_square else np.hypot(dx, dy) * self._step <= half
         self._offsets = np.stack([dx, dy], -1)[inside]
 
     def mean(self, field: NDArray[np.float32], centres_um: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,27 +51,22 @@ class Footprint:
         return field[index[..., 1], index[..., 0]].astype(np.float64).mean(1)
 
 
-def is_square(spots: Spots) -> bool:
-    """Bins are square, spots are round."""
-    return spots.platform in ("visium_hd", "xenium")
-
-
 def area_mm2(spots: Spots) -> float:
     """Area of a location."""
-    return 1e-6 * (spots.diameter_um**2 if is_square(spots) else np.pi * (spots.diameter_um / 2) ** 2)
+    return 1e-6 * (spots.diameter_um**2 if spots.is_square else np.pi * (spots.diameter_um / 2) ** 2)
 
 
 def membership(cells: Cells, centres_um: NDArray[np.float64], spots: Spots, bleed_um: float) -> sp.csr_matrix:
     """(locations, cells): 1 for a cell in the location, falling to 0 across its border over about `bleed_um`."""
     half = spots.diameter_um / 2
-    norm = np.inf if is_square(spots) else 2.0
+    norm = np.inf if spots.is_square else 2.0
     found = cKDTree(cells.xy_um).query_ball_point(centres_um, half + 3 * bleed_um, p=norm, return_sorted=True)
     lengths = np.array([len(near) for near in found])
     indices = np.array([cell for near in found for cell in near], dtype=np.int64)
     weight = np.ones(len(indices))
     if bleed_um:
         delta = np.abs(cells.xy_um[indices] - np.repeat(centres_um, lengths, axis=0))
-        distance = delta.max(1) if is_square(spots) else np.hypot(delta[:, 0], delta[:, 1])
+        distance = delta.max(1) if spots.is_square else np.hypot(delta[:, 0], delta[:, 1])
         weight = 1 / (1 + np.exp((distance - half) / bleed_um))
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     return sp.csr_matrix((weight, indices, indptr), shape=(len(centres_um), len(cells)))

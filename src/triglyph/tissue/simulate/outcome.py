@@ -22,7 +22,9 @@ from scipy.optimize import brentq
 
 from triglyph.storage import atomic_file
 from triglyph.tissue.simulate.cohort import patient_id
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, SUBTYPES, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS, SUBTYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.streams import stream
 

@@ -13,7 +13,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from triglyph.tissue.simulate.knobs import DOMAINS, STATES, SUBTYPES, Simulation
+from triglyph.tissue.simulate.knobs.names import DOMAINS, SUBTYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.streams import stream
 
 _NEVER_ABSENT = ("invasive cancer", "connective tissue")

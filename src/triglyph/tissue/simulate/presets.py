@@ -7,19 +7,12 @@ from typing import Any
 
 from triglyph.configs import deep_merge, near, parse_override, validated
 from triglyph.errors import RecipeError
-from triglyph.tissue.simulate.knobs import (
-    Anatomy,
-    Artefacts,
-    Dial,
-    Labels,
-    Language,
-    Molecules,
-    Nucleus,
-    People,
-    Simulation,
-    Spots,
-    Stain,
-)
+from triglyph.tissue.simulate.knobs.anatomy import Anatomy, Nucleus
+from triglyph.tissue.simulate.knobs.molecules import Molecules, Spots
+from triglyph.tissue.simulate.knobs.people import Labels, Language, People
+from triglyph.tissue.simulate.knobs.picture import Artefacts, Stain
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import Dial
 
 _NUCLEI = {
     "tumour": Nucleus(
@@ -143,7 +136,7 @@ _PRESETS = {
         _REAL,
         "visium-hd",
         _MOLECULES_SEEN,
-        {"spots": {"platform": "visium_hd", "diameter_um": 16.0, "pitch_um": 16.0, "lattice": "square"}},
+        {"spots": {"platform": "visium-hd", "diameter_um": 16.0, "pitch_um": 16.0, "lattice": "square"}},
         {"transcripts": {"bleed_um": 5.0}},
     ),
     "xenium": _like(

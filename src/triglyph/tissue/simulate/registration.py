@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from triglyph.errors import RecipeError
 from triglyph.tissue.simulate.fields import sample, smooth_noise
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.streams import stream
 
 _BEND_UM = 900.0

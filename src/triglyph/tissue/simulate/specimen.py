@@ -13,17 +13,10 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 from triglyph.tissue.simulate.anatomy.tissue import Tissue, build_tissue
 from triglyph.tissue.simulate.fields import sample, smooth_noise
-from triglyph.tissue.simulate.knobs import (
-    CELL_TYPES,
-    DOMAINS,
-    EXPRESSION_STATES,
-    MORPHOLOGY_STATES,
-    SHARED_STATES,
-    STATES,
-    SUBTYPES,
-    Simulation,
-)
-from triglyph.tissue.simulate.locations import Footprint, is_square, lattice, membership
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS, SUBTYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import EXPRESSION_STATES, MORPHOLOGY_STATES, SHARED_STATES, STATES
+from triglyph.tissue.simulate.locations import Footprint, lattice, membership
 from triglyph.tissue.simulate.molecules.bins import expected_bins
 from triglyph.tissue.simulate.molecules.counts import DEBRIS_RNA, Chemistry, expected_counts, section_chemistry
 from triglyph.tissue.simulate.molecules.expression import World, build_world, expected_of_cells, rna_content
@@ -102,7 +95,7 @@ class Specimen:
     @cached_property
     def footprint(self) -> Footprint:
         """Means of maps over locations."""
-        return Footprint(self.tissue, self.config.spots)
+        return Footprint(self.config.spots, self.tissue.step_um)
 
     @cached_property
     def places(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
@@ -140,7 +133,7 @@ class Specimen:
     @cached_property
     def expected(self) -> NDArray[np.float64]:
         """(n, genes) expected counts, before the noise of counting."""
-        if is_square(self.config.spots):
+        if self.config.spots.is_square:
             return expected_bins(self).astype(np.float64)
         knobs = self.config.molecules
         reach = membership(self.tissue.cells, self.centres_um, self.config.spots, knobs.bleed_um)

@@ -12,9 +12,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.language import held_out_captions, section_caption, write_captions
-from triglyph.tissue.simulate.locations import area_mm2, is_square
+from triglyph.tissue.simulate.locations import area_mm2
 from triglyph.tissue.simulate.molecules.bins import bin_table
 from triglyph.tissue.simulate.molecules.counts import draw_counts
 from triglyph.tissue.simulate.molecules.programs import NICHES
@@ -77,7 +78,7 @@ def build_table(specimen: Specimen) -> ad.AnnData:
         {"ensembl_id": np.full(len(symbols), "", dtype=object), "measured": True},
         index=pd.Index(symbols, dtype=object),
     )
-    if is_square(config.spots):
+    if config.spots.is_square:
         counts, var["measured"] = bin_table(specimen)
     else:
         counts = draw_counts(config, specimen.expected, stream(config.seed, "counts", *keys))

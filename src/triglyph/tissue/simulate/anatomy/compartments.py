@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from triglyph.tissue.simulate.anatomy.domains import Fibres
 from triglyph.tissue.simulate.anatomy.rounds import RoundThings
 from triglyph.tissue.simulate.fields import Draw, Field, step
-from triglyph.tissue.simulate.knobs import DOMAINS, Anatomy
+from triglyph.tissue.simulate.knobs.anatomy import Anatomy
+from triglyph.tissue.simulate.knobs.names import DOMAINS
 
 _INVASIVE, _IN_SITU, _IMMUNE, _STROMA, _GLANDS, _FAT, _NECROSIS = range(len(DOMAINS))
 # Acini are lined by one to two layers of cells, so their walls are equally thick whatever their size.

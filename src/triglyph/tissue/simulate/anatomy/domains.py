@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.tissue.simulate.fields import Draw, Field, step
-from triglyph.tissue.simulate.knobs import DOMAINS, Anatomy
+from triglyph.tissue.simulate.knobs.anatomy import Anatomy
+from triglyph.tissue.simulate.knobs.names import DOMAINS
 
 # Length scale of a domain's own field, relative to `Anatomy.domain_um`.
 _SIZE = dict(zip(DOMAINS, (1.0, 0.8, 0.7, 1.3, 0.85, 1.6, 0.8), strict=True))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from triglyph.tissue.simulate.anatomy.ellipses import in_radii, radius_towards
 from triglyph.tissue.simulate.anatomy.tissue import Cells
 
 EXPANSION_UM = 5.0
@@ -23,19 +24,13 @@ _HALVINGS = 4
 
 def nucleus_radius(cells: Cells, chosen: NDArray[np.int64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
     """µm from the centre of each nucleus to its outline, towards `angle` (radians; the shape of `chosen`)."""
-    return _ellipse(cells.looks_um[chosen], angle - cells.angle[chosen])
+    return radius_towards(cells.looks_um[chosen], angle - cells.angle[chosen])
 
 
 def body_radius(cells: Cells, chosen: NDArray[np.int64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
     """As `nucleus_radius`, of what molecules fill (`Cells.body_um`): no pleomorphism moves it."""
     body_um = cells.looks_um if cells.body_um is None else cells.body_um
-    return _ellipse(body_um[chosen], angle - cells.angle[chosen])
-
-
-def _ellipse(diameters_um: NDArray[np.float64], turn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """µm from the centre of ellipses (..., 2) to their outline, at `turn` (...) from the long diameter."""
-    a, b = diameters_um[..., 0] / 2, diameters_um[..., 1] / 2
-    return np.asarray(a * b / np.hypot(b * np.cos(turn), a * np.sin(turn)))
+    return radius_towards(body_um[chosen], angle - cells.angle[chosen])
 
 
 def assign(cells: Cells, xy_um: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -53,7 +48,8 @@ def assign(cells: Cells, xy_um: NDArray[np.float64]) -> tuple[NDArray[np.int32],
         return cell, distance
     tree, reach = cKDTree(cells.xy_um), float(cells.long_um.max()) / 2 + 4 * EXPANSION_UM
     near = min(_NEAR, len(cells))
-    cos, sin = np.cos(cells.angle), np.sin(cells.angle)
+    cos: NDArray[np.float64] = np.cos(cells.angle)
+    sin: NDArray[np.float64] = np.sin(cells.angle)
     for start in range(0, len(xy_um), _POINTS):
         part = slice(start, start + _POINTS)
         points = xy_um[part]
@@ -62,11 +58,11 @@ def assign(cells: Cells, xy_um: NDArray[np.float64]) -> tuple[NDArray[np.int32],
         found = index < len(cells)
         safe = np.where(found, index, 0)
         delta = points[:, None, :] - cells.xy_um[safe]
-        along = (delta[..., 0] * cos[safe] + delta[..., 1] * sin[safe]) / (cells.long_um[safe] / 2)
-        across = (delta[..., 1] * cos[safe] - delta[..., 0] * sin[safe]) / (cells.short_um[safe] / 2)
+        dx, dy = delta[..., 0], delta[..., 1]
+        along, across = in_radii(dx, dy, cos[safe], sin[safe], cells.long_um[safe] / 2, cells.short_um[safe] / 2)
         # The outline lies where the scaled distance is 1, on the same ray.
         scaled = np.maximum(np.hypot(along, across), 1e-9)
-        beyond = np.where(found, np.hypot(delta[..., 0], delta[..., 1]) * (1 - 1 / scaled), np.inf)
+        beyond = np.where(found, np.hypot(dx, dy) * (1 - 1 / scaled), np.inf)
         best = beyond.argmin(1)
         row = np.arange(len(points))
         nearest = beyond[row, best]

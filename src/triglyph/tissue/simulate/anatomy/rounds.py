@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from triglyph.tissue.simulate.anatomy.ellipses import turned
 from triglyph.tissue.simulate.fields import Field
 
 _FAR = 99.0
@@ -104,9 +105,8 @@ class RoundThings:
         nearest = np.where(nearest == n, nearest[:, :1], nearest)
         delta = points[:, None, :] - centres[nearest]
         cos, sin = np.cos(turn)[nearest], np.sin(turn)[nearest]
-        along = (delta[..., 0] * cos + delta[..., 1] * sin) * squeeze[nearest]
-        across = (delta[..., 1] * cos - delta[..., 0] * sin) / squeeze[nearest]
-        reach = np.hypot(along, across) / (diameter[nearest] / 2)
+        along, across = turned(delta[..., 0], delta[..., 1], cos, sin)
+        reach = np.hypot(along * squeeze[nearest], across / squeeze[nearest]) / (diameter[nearest] / 2)
         pick = (np.arange(len(points)), reach.argmin(1))
         chosen, gap = nearest[pick], delta[pick]
         near.reach[rows, columns] = reach[pick]

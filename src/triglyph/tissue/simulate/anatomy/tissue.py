@@ -17,7 +17,10 @@ from scipy.special import ndtr
 from triglyph.tissue.simulate.anatomy.compartments import Compartments, carve
 from triglyph.tissue.simulate.anatomy.domains import fibres, lay_out
 from triglyph.tissue.simulate.fields import Field, layered_noise, sample, smooth_noise, step
-from triglyph.tissue.simulate.knobs import CELL_TYPES, DOMAINS, STATES, Anatomy, Simulation
+from triglyph.tissue.simulate.knobs.anatomy import Anatomy
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.streams import stream
 
 _TYPE = {name: i for i, name in enumerate(CELL_TYPES)}

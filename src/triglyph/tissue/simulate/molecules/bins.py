@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from triglyph.errors import ContractError
-from triglyph.tissue.simulate.locations import is_square, lattice
+from triglyph.tissue.simulate.locations import lattice
 from triglyph.tissue.simulate.molecules.transcripts import (
     DEBRIS_PER_UM2,
     GENE,
@@ -210,7 +210,7 @@ def effective_dispersion(specimen: Specimen) -> float:
     """
     config, spots, tissue = specimen.config, specimen.config.spots, specimen.tissue
     dispersion = config.molecules.dispersion
-    if not is_square(spots) or not dispersion:
+    if not spots.is_square or not dispersion:
         return dispersion
     reach, rna = _Reach(specimen), specimen.rna
     amount, squares = np.zeros((2, len(specimen.centres_um)))

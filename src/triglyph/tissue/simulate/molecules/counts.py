@@ -17,7 +17,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from triglyph.tissue.simulate.knobs import Molecules, Simulation
+from triglyph.tissue.simulate.knobs.molecules import Molecules
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.molecules.expression import World
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.streams import stream

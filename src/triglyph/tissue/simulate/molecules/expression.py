@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.tissue.simulate.anatomy.tissue import Cells
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.molecules.programs import (
     HOUSEKEEPING,
     MARKERS,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from triglyph.tissue.simulate.anatomy.tissue import Cells
-from triglyph.tissue.simulate.knobs import CELL_TYPES
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
 
 
 def neighbour_shares(cells: Cells, radius_um: float, chosen: NDArray[np.int64]) -> NDArray[np.float64]:

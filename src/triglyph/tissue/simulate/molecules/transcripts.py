@@ -5,7 +5,7 @@ the world's median and times the section's gene offsets; counts are negative bin
 cytoplasm evenly, scatter and diffuse. Beside the cells' there are molecules of necrotic debris
 and, by `Molecules.ambient`, ones of the section's mean profile anywhere on tissue.
 
-`xenium` sees the genes of a panel, decodes them with a quality value and calls control features; `visium_hd` sees the
+`xenium` sees the genes of a panel, decodes them with a quality value and calls control features; `visium-hd` sees the
 whole transcriptome.
 """
 
@@ -22,7 +22,8 @@ from triglyph.errors import RecipeError
 from triglyph.tissue.simulate.anatomy.outlines import assign, body_radius
 from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.fields import Field
-from triglyph.tissue.simulate.knobs import CELL_TYPES, Simulation
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.molecules.counts import DEBRIS_RNA
 from triglyph.tissue.simulate.molecules.programs import (
     HOUSEKEEPING,
@@ -72,11 +73,11 @@ class Molecules:
     source: NDArray[np.int32]
     """(n,) the cell that made it; -1 for debris, ambient RNA and controls."""
     qv: NDArray[np.float32]
-    """(n,) quality of decoding, 0 to 40; NaN on `visium_hd`, which decodes nothing."""
+    """(n,) quality of decoding, 0 to 40; NaN on `visium-hd`, which decodes nothing."""
     cell: NDArray[np.int32]
-    """(n,) the cell it falls in, as `outlines.assign` has it; -1 for none, and always on `visium_hd`."""
+    """(n,) the cell it falls in, as `outlines.assign` has it; -1 for none, and always on `visium-hd`."""
     nucleus_um: NDArray[np.float32]
-    """(n,) distance from the nearest nucleus, 0 inside; NaN on `visium_hd`."""
+    """(n,) distance from the nearest nucleus, 0 inside; NaN on `visium-hd`."""
 
     def __len__(self) -> int:
         return len(self.gene)
@@ -163,11 +164,11 @@ def check_platform(config: Simulation) -> None:
     RecipeError
         It is one of them.
     """
-    if config.spots.platform not in ("visium_hd", "xenium"):
+    if not config.spots.is_square:
         raise RecipeError(
             f"{config.spots.platform} sees no single molecules",
             where=f"simulation {config.name!r}, spots.platform",
-            mend="choose visium_hd or xenium",
+            mend="choose visium-hd or xenium",
         )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from triglyph.tissue.simulate.anatomy.ellipses import turned
 from triglyph.tissue.simulate.anatomy.tissue import Tissue
 from triglyph.tissue.simulate.fields import Field, layered_noise, smooth_noise, step, strip
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.streams import stream
 
 ARTEFACTS = ("folds", "blur", "pen")
@@ -84,8 +85,8 @@ def _pen(tissue: Tissue, share: float, rng: np.random.Generator) -> Field:
         y, x = edge[rng.integers(len(edge))] * um if len(edge) else rng.uniform(0, side * um, 2)
         turn, width_um = rng.uniform(0, np.pi), rng.uniform(*_PEN_UM)
         cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-        along = (axis[None, :] - x) * cos + (axis[:, None] - y) * sin
-        across = (axis[:, None] - y) * cos - (axis[None, :] - x) * sin + hand_um
+        along, across = turned(axis[None, :] - x, axis[:, None] - y, cos, sin)
+        across = across + hand_um
         stroke = step(-np.abs(across), -width_um / 2, 8.0)
         new = np.where(marked < 0.5, stroke, 0)
         # The last stroke ends where the share is met.

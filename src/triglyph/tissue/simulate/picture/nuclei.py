@@ -14,8 +14,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from triglyph.tissue.simulate.anatomy.ellipses import turned
 from triglyph.tissue.simulate.anatomy.tissue import Cells
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Dial, Nucleus
+from triglyph.tissue.simulate.knobs.anatomy import Nucleus
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.states import STATES, Dial
+from triglyph.tissue.simulate.picture.patches import Patches, column
 
 DENSITY_UNITS = 100.0
 """Optical densities are kept as bytes: 1.0 is 100."""
@@ -135,28 +139,11 @@ def _clumps(rng: np.random.Generator, mpp: float) -> NDArray[np.float32]:
     return noise / noise.std()
 
 
-class _Patch:
-    """Square pixel neighbourhoods of a batch of cells, and where they fall on the canvas."""
-
-    def __init__(self, xy_um: NDArray[np.float64], half_um: float, mpp: float) -> None:
-        self.half = int(np.ceil(half_um / mpp)) + 1
-        # The centre of pixel (i, j) lies at ((j + 0.5) mpp, (i + 0.5) mpp).
-        centre = xy_um / mpp - 0.5
-        self.corner = np.round(centre).astype(np.int64) - self.half
-        axis = np.arange(2 * self.half + 1)
-        self.index = axis
-        self.dx_um = ((self.corner[:, :1] + axis - centre[:, :1]) * mpp).astype(np.float32)[:, None, :]
-        self.dy_um = ((self.corner[:, 1:] + axis - centre[:, 1:]) * mpp).astype(np.float32)[:, :, None]
-
-    def lay(self, target: NDArray[np.uint8], sprites: NDArray[np.uint8]) -> None:
-        """Maximum of canvas and sprites; what falls outside is cut."""
-        height, width = target.shape[:2]
-        size = 2 * self.half + 1
-        for (left, top), sprite in zip(self.corner.tolist(), sprites, strict=True):
-            x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + size, width), min(top + size, height)
-            if x0 < x1 and y0 < y1:
-                view = target[y0:y1, x0:x1]
-                np.maximum(view, sprite[y0 - top : y1 - top, x0 - left : x1 - left], out=view)
+def _lay(target: NDArray[np.uint8], patches: Patches, sprites: NDArray[np.uint8]) -> None:
+    """Maximum of canvas and sprites; what falls outside is cut."""
+    for number, there, here in patches.windows(target.shape):
+        view = target[there]
+        np.maximum(view, sprites[number][here], out=view)
 
 
 def _stamp_nuclei(
@@ -172,45 +159,44 @@ def _stamp_nuclei(
     long_um, short_um = cells.long_um[batch] / 2, cells.short_um[batch] / 2
     # A spindle's tips fade over more than its flanks.
     reach_um = float((long_um * (1 + 1.2 * own.irregular + 0.4 * own.edge_um / short_um)).max())
-    patch = _Patch(cells.xy_um[batch], reach_um, mpp)
-    cos = _column(np.cos(cells.angle[batch]))
-    sin = _column(np.sin(cells.angle[batch]))
-    along = patch.dx_um * cos + patch.dy_um * sin
-    across = patch.dy_um * cos - patch.dx_um * sin
-    p, q = along / _column(long_um), across / _column(short_um)
+    patches = Patches(cells.xy_um[batch], reach_um, mpp)
+    cos = column(np.cos(cells.angle[batch]))
+    sin = column(np.sin(cells.angle[batch]))
+    along, across = turned(patches.dx_um, patches.dy_um, cos, sin)
+    p, q = along / column(long_um), across / column(short_um)
     radius = np.sqrt(p * p + q * q) + np.float32(1e-4)
     p, q = p / radius, q / radius
     # cos 2φ, sin 2φ, cos 3φ of the direction, without trigonometry for each pixel.
     double, double_sin, triple = p * p - q * q, 2 * p * q, p * (p * p - 3 * q * q)
-    outline = 1 + _column(own.irregular) * (
-        _column(np.cos(turns[0])) * double + _column(np.sin(turns[0])) * double_sin + _column(np.cos(turns[1])) * triple
+    outline = 1 + column(own.irregular) * (
+        column(np.cos(turns[0])) * double + column(np.sin(turns[0])) * double_sin + column(np.cos(turns[1])) * triple
     )
     radius = (radius / outline).astype(np.float32)
     # Edges fade over a length across the flanks, which are most of the outline; spindles taper.
     scale_um = np.minimum(np.sqrt(long_um * short_um), 1.4 * short_um)
-    inside = np.clip((1 - radius) * _column(scale_um / own.edge_um) + 0.5, 0, 1)
+    inside = np.clip((1 - radius) * column(scale_um / own.edge_um) + 0.5, 0, 1)
 
     body: NDArray[np.float32] | np.float32 = np.float32(1)
     if look.vesicular:
         rim = np.exp(-(((radius - 0.86) / 0.13) ** 2))
-        clearing = _column(look.vesicular * (0.35 + 1.3 * lots[3]))
+        clearing = column(look.vesicular * (0.35 + 1.3 * lots[3]))
         body = body + clearing * (0.4 * rim - 0.42 * np.clip(1 - radius * radius, 0, 1))
     # Every nucleus has its own window of the texture.
-    size = len(patch.index)
+    size = patches.size
     free = len(clumps) - size
     corner = np.floor(lots[:2] * free).astype(np.int64)
     windows = sliding_window_view(clumps, (size, size))
-    body = body + _column(own.texture) * windows[corner[0], corner[1]]
+    body = body + column(own.texture) * windows[corner[0], corner[1]]
     if look.nucleoli:
         has = (lots[2] < look.nucleoli).astype(np.float32)
         offset = (lots[3] - 0.5) * 0.8
-        spot_um2 = (along - _column(offset * long_um)) ** 2 + (across + _column(offset * short_um * 0.7)) ** 2
-        body += _column(0.75 * has) * np.exp(-spot_um2 / np.float32(0.8**2))
+        spot_um2 = (along - column(offset * long_um)) ** 2 + (across + column(offset * short_um * 0.7)) ** 2
+        body += column(0.75 * has) * np.exp(-spot_um2 / np.float32(0.8**2))
     density = look.haematoxylin * np.exp(own.shade) * DENSITY_UNITS
     sprites = np.empty((*inside.shape, 2), dtype=np.uint8)
-    sprites[..., 0] = np.clip(body * inside * _column(density), 0, 255)
+    sprites[..., 0] = np.clip(body * inside * column(density), 0, 255)
     sprites[..., 1] = inside * 255
-    patch.lay(canvas.nuclei, sprites)
+    _lay(canvas.nuclei, patches, sprites)
 
 
 def _stamp_cytoplasm(
@@ -219,11 +205,7 @@ def _stamp_cytoplasm(
     chosen = chosen[np.argsort(cells.long_um[chosen], kind="stable")]
     for batch in _batches(cells, chosen, 1.4 + 2 * look.cytoplasm_um / look.long_um, mpp):
         reach = np.sqrt(cells.long_um[batch] * cells.short_um[batch]) / 2 + look.cytoplasm_um
-        patch = _Patch(cells.xy_um[batch], float(reach.max()) + 1, mpp)
-        distance = np.sqrt(patch.dx_um**2 + patch.dy_um**2)
-        inside = np.clip((_column(reach) - distance) / 1.6 + 0.5, 0, 1)
-        patch.lay(target, (inside * np.float32(look.eosin * DENSITY_UNITS)).astype(np.uint8))
-
-
-def _column(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    return values.astype(np.float32)[:, None, None]
+        patches = Patches(cells.xy_um[batch], float(reach.max()) + 1, mpp)
+        distance = np.sqrt(patches.dx_um**2 + patches.dy_um**2)
+        inside = np.clip((column(reach) - distance) / 1.6 + 0.5, 0, 1)
+        _lay(target, patches, (inside * np.float32(look.eosin * DENSITY_UNITS)).astype(np.uint8))

@@ -7,23 +7,26 @@ channel before, autofluorescence, blur and noise. `write_protein` makes a pyrami
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from triglyph.errors import RecipeError
-from triglyph.storage import atomic_file
+from triglyph.tissue.simulate.anatomy.ellipses import in_radii
 from triglyph.tissue.simulate.anatomy.tissue import Cells
 from triglyph.tissue.simulate.fields import Field, resize
-from triglyph.tissue.simulate.knobs import CELL_TYPES, STATES, Anatomy
-from triglyph.tissue.simulate.locations import is_square
+from triglyph.tissue.simulate.knobs.anatomy import Anatomy
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.states import STATES
+from triglyph.tissue.simulate.locations import Footprint
+from triglyph.tissue.simulate.picture.ome import write_ome_channels
+from triglyph.tissue.simulate.picture.patches import Patches, column
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
 from triglyph.units import checked_mpp
@@ -102,7 +105,7 @@ _TOUCHING = 0.8
 """Membrane where cells touch, relative to a free one."""
 _THROUGH = 0.15
 """Share of what lies around a nucleus that is seen over it: sections are thicker than nuclei."""
-_TILE, _SMALLEST, _BATCH = 256, 512, 512
+_BATCH = 512
 
 
 class ProteinImage(NamedTuple):
@@ -140,6 +143,7 @@ class Proteins:
             )
         self.mpp = float(checked_mpp(specimen.config.protein.mpp, where="protein.mpp"))
         self.side = int(np.ceil(specimen.config.anatomy.side_um / self.mpp))
+        self.footprint = Footprint(specimen.config.spots, self.mpp)
 
     @cached_property
     def _masks(self) -> tuple[NDArray[np.int32], dict[str, Field]]:
@@ -213,17 +217,6 @@ class Proteins:
         steps = np.clip(signal, 0, 1) * np.float32(FULL // _STEP) + np.float32(0.5)
         return np.asarray(steps.astype(np.uint16) * np.uint16(_STEP))
 
-    def over_locations(self, image: Field) -> NDArray[np.float64]:
-        """(locations,) mean of an image over each location."""
-        spots, centres = self.specimen.config.spots, self.specimen.centres_um
-        half = spots.diameter_um / 2
-        reach = max(int(half / self.mpp), 0)
-        dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-        inside = np.ones(dx.shape, dtype=bool) if is_square(spots) else np.hypot(dx, dy) * self.mpp <= half
-        index = (centres / self.mpp).astype(np.int64)[:, None, :] + np.stack([dx, dy], -1)[inside]
-        index = np.clip(index, 0, self.side - 1)
-        return image[index[..., 1], index[..., 0]].astype(np.float64).mean(1)
-
     @cached_property
     def _glow(self) -> Field:
         """Autofluorescence: faint in all tissue, stronger in debris and red cells."""
@@ -252,58 +245,18 @@ def write_protein(specimen: Specimen, path: Path) -> ProteinImage:
     StorageError
         The disk is full or read-only.
     """
-    import tifffile
-
     proteins, path = Proteins(specimen), Path(path)
-    side, number = proteins.side, len(proteins.channels)
-    sizes = [side]
-    while sizes[-1] > _SMALLEST:
-        sizes.append(sizes[-1] // 2)
-    below: list[NDArray[np.uint16]] = []
     truth: list[NDArray[np.float64]] = []
 
     def channels() -> Iterator[NDArray[np.uint16]]:
         before = None
         for name in proteins.channels:
             levels = proteins.levels(name)
-            truth.append(proteins.over_locations(levels))
-            pixels = proteins.seen(name, levels, before)
-            below.append(_halved(pixels))
+            truth.append(proteins.footprint.mean(levels, specimen.centres_um))
+            yield proteins.seen(name, levels, before)
             before = levels
-            yield pixels
 
-    options = {
-        "tile": (_TILE, _TILE),
-        "photometric": "minisblack",
-        "compression": "adobe_deflate",
-        "compressionargs": {"level": 6},
-        "predictor": True,
-        "resolutionunit": "CENTIMETER",
-        "metadata": None,
-        "software": False,
-        "maxworkers": 1,
-        "dtype": np.uint16,
-    }
-    per_cm = 1e4 / proteins.mpp
-    with atomic_file(path) as partial, tifffile.TiffWriter(partial, bigtiff=side**2 * number > 2**29) as writer:
-        writer.write(
-            _tiles(channels),
-            shape=(number, side, side),
-            subifds=len(sizes) - 1,
-            description=_ome_xml(proteins),
-            resolution=(per_cm, per_cm),
-            **options,
-        )
-        level = below
-        for k, size in enumerate(sizes[1:], start=1):
-            writer.write(
-                _tiles(lambda level=level: iter(level)),  # type: ignore[misc]
-                shape=(number, size, size),
-                subfiletype=1,
-                resolution=(per_cm / 2**k, per_cm / 2**k),
-                **options,
-            )
-            level = [_halved(pixels) for pixels in level]
+    write_ome_channels(path, channels(), proteins.channels, side=proteins.side, mpp=proteins.mpp)
     return ProteinImage(path, proteins.channels, proteins.mpp, np.stack(truth, 1))
 
 
@@ -324,31 +277,23 @@ def _owners(
     order = np.argsort(cells.long_um, kind="stable")
     for start in range(0, len(order), _BATCH):
         batch = order[start : start + _BATCH]
-        reach = int(np.ceil((cells.long_um[batch].max() / 2 + rim_um[batch].max()) / mpp)) + 1
-        # The centre of pixel (i, j) lies at ((j + 0.5) mpp, (i + 0.5) mpp).
-        centre = cells.xy_um[batch] / mpp - 0.5
-        corner = np.round(centre).astype(np.int64) - reach
-        axis = np.arange(2 * reach + 1)
-        dx = ((corner[:, :1] + axis - centre[:, :1]) * mpp).astype(np.float32)[:, None, :]
-        dy = ((corner[:, 1:] + axis - centre[:, 1:]) * mpp).astype(np.float32)[:, :, None]
-        cos, sin = (f(cells.angle[batch]).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
-        half_long, half_short = (
-            (size[batch] / 2).astype(np.float32)[:, None, None] for size in (cells.long_um, cells.short_um)
-        )
+        reach_um = float(cells.long_um[batch].max() / 2 + rim_um[batch].max())
+        patches = Patches(cells.xy_um[batch], reach_um, mpp)
+        dx, dy = patches.dx_um, patches.dy_um
+        cos, sin = column(np.cos(cells.angle[batch])), column(np.sin(cells.angle[batch]))
+        half_long, half_short = column(cells.long_um[batch] / 2), column(cells.short_um[batch] / 2)
         # Along the ray from the centre: the distance, less the ellipse's radius in that direction.
         distance = np.sqrt(dx * dx + dy * dy)
-        scaled = np.sqrt(((dx * cos + dy * sin) / half_long) ** 2 + ((dy * cos - dx * sin) / half_short) ** 2)
+        p, q = in_radii(dx, dy, cos, sin, half_long, half_short)
+        scaled = np.sqrt(p * p + q * q)
         radius = np.where(scaled > 1e-4, distance / np.maximum(scaled, np.float32(1e-4)), half_short)
         outside = distance - radius
-        outside[outside > rim_um[batch].astype(np.float32)[:, None, None] + np.float32(mpp)] = np.inf
-        size = len(axis)
-        for cell, (left, top), depth in zip(batch.tolist(), corner.tolist(), outside, strict=True):
-            x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + size, side), min(top + size, side)
-            if x0 < x1 and y0 < y1:
-                mine, held = depth[y0 - top : y1 - top, x0 - left : x1 - left], nearest[y0:y1, x0:x1]
-                closer = mine < held
-                held[closer] = mine[closer]
-                owner[y0:y1, x0:x1][closer] = cell
+        outside[outside > column(rim_um[batch]) + np.float32(mpp)] = np.inf
+        for number, there, here in patches.windows(owner.shape):
+            mine, held = outside[number][here], nearest[there]
+            closer = mine < held
+            held[closer] = mine[closer]
+            owner[there][closer] = batch[number]
     return owner, nearest
 
 
@@ -360,38 +305,3 @@ def _borders(owner: NDArray[np.int32]) -> NDArray[np.bool_]:
         border[one] |= apart
         border[other] |= apart
     return border
-
-
-def _ome_xml(proteins: Proteins) -> str:
-    channels = "".join(
-        f'<Channel ID="Channel:0:{i}" Name={quoteattr(name)} SamplesPerPixel="1"/>'
-        for i, name in enumerate(proteins.channels)
-    )
-    scale = " ".join(f'PhysicalSize{a}="{proteins.mpp}" PhysicalSize{a}Unit="&#181;m"' for a in "XY")
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation="'
-        "http://www.openmicroscopy.org/Schemas/OME/2016-06 http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd"
-        '"><Image ID="Image:0" Name="protein"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" '
-        f'SizeX="{proteins.side}" SizeY="{proteins.side}" SizeC="{len(proteins.channels)}" SizeZ="1" SizeT="1" '
-        f'BigEndian="false" {scale}>{channels}<TiffData IFD="0" PlaneCount="{len(proteins.channels)}"/>'
-        "</Pixels></Image></OME>"
-    )
-
-
-def _halved(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """The 2 x 2 box average, rounded; an odd last row or column is dropped."""
-    side = len(pixels) // 2 * 2
-    even = pixels[:side, :side].astype(np.uint32)
-    return ((even[0::2, 0::2] + even[0::2, 1::2] + even[1::2, 0::2] + even[1::2, 1::2] + 2) >> 2).astype(np.uint16)
-
-
-def _tiles(images: Callable[[], Iterator[NDArray[np.uint16]]]) -> Iterator[NDArray[np.uint16]]:
-    """Tiles of one image after another, in reading order; those at the edge are filled with zeros."""
-    for pixels in images():
-        short = -len(pixels) % _TILE
-        whole = np.pad(pixels, (0, short))
-        for top in range(0, len(whole), _TILE):
-            for left in range(0, len(whole), _TILE):
-                yield np.ascontiguousarray(whole[top : top + _TILE, left : left + _TILE])

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from triglyph.tissue.simulate.anatomy.tissue import Tissue
 from triglyph.tissue.simulate.fields import Field, sample, strip
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.people import person
 from triglyph.tissue.simulate.picture.artefacts import Ink, defocus, fold
 from triglyph.tissue.simulate.picture.nuclei import DENSITY_UNITS, Canvas, draw_cells

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from triglyph.tissue.simulate.anatomy.tissue import Tissue, visible
 from triglyph.tissue.simulate.fields import Field
-from triglyph.tissue.simulate.knobs import DOMAINS, Simulation
+from triglyph.tissue.simulate.knobs.names import DOMAINS
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 
 _EDGE_UM = 9.0
 

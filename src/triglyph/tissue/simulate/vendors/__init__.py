@@ -8,10 +8,29 @@ import numpy as np
 
 from triglyph.storage import atomic_file
 from triglyph.tissue.simulate.cohort import section_id
-from triglyph.tissue.simulate.knobs import Simulation
+from triglyph.tissue.simulate.knobs.simulation import Simulation
+from triglyph.tissue.simulate.molecules.bins import effective_dispersion
 from triglyph.tissue.simulate.picture.protein import write_protein
 from triglyph.tissue.simulate.picture.stain import patient_dye
 from triglyph.tissue.simulate.specimen import Specimen
+
+
+def check_layout(config: Simulation) -> None:
+    """Refuse a world that its platform's layout cannot hold, before anything of it is made.
+
+    Raises
+    ------
+    RecipeError
+        The lattice is not the platform's, or larger or smaller than the platform has it.
+    """
+    from triglyph.tissue.simulate.vendors.st import check_st
+    from triglyph.tissue.simulate.vendors.visium import check_visium
+    from triglyph.tissue.simulate.vendors.visium_hd import check_visium_hd
+
+    # A folder of Xenium holds molecules, whatever lattice they are binned on later.
+    checks = {"st": check_st, "visium": check_visium, "visium-hd": check_visium_hd}
+    if config.spots.platform in checks:
+        checks[config.spots.platform](config)
 
 
 def write_vendor(specimen: Specimen, folder: Path) -> Path:
@@ -27,7 +46,7 @@ def write_vendor(specimen: Specimen, folder: Path) -> Path:
     Raises
     ------
     RecipeError
-        The lattice is not the platform's.
+        The platform's layout cannot hold the world (`check_layout`).
     StorageError
         The folder exists, or the disk is full or read-only.
     """
@@ -36,7 +55,8 @@ def write_vendor(specimen: Specimen, folder: Path) -> Path:
     from triglyph.tissue.simulate.vendors.visium_hd import write_visium_hd
     from triglyph.tissue.simulate.vendors.xenium import write_xenium
 
-    writers = {"st": write_st, "visium": write_visium, "visium_hd": write_visium_hd, "xenium": write_xenium}
+    check_layout(specimen.config)
+    writers = {"st": write_st, "visium": write_visium, "visium-hd": write_visium_hd, "xenium": write_xenium}
     return writers[specimen.config.spots.platform](specimen, folder)
 
 
@@ -74,7 +94,7 @@ def write_truth(specimen: Specimen, path: Path, *, protein: Path) -> Path:
     for key, columns in names.items():
         table.uns[key] = np.array(columns, dtype=object)
     table.uns["truth_mpp"] = patient_dye(config, specimen.patient).mpp
-    table.uns["truth_dispersion"] = config.molecules.dispersion
+    table.uns["truth_dispersion"] = effective_dispersion(specimen)
     with atomic_file(path) as partial:
         table.write_h5ad(partial, convert_strings_to_categoricals=False)
     return path

@@ -17,6 +17,7 @@ from PIL import Image
 
 from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.vendors.tenx import write_csv_gz
@@ -36,35 +37,31 @@ def st_name(patient: int, section: int) -> str:
     return f"{letters}{section + 1}"
 
 
-def write_st(specimen: Specimen, folder: Path) -> Path:
-    """Write one section as a her2st folder, whole or not at all.
-
-    Parameters
-    ----------
-    specimen
-        On a square lattice of 200 µm, which is the only scale that this layout has.
-    folder
-        Must not exist.
+def check_st(config: Simulation) -> None:
+    """Refuse a world that this layout cannot hold.
 
     Raises
     ------
     RecipeError
-        The lattice is another.
-    StorageError
-        The folder exists, or the disk is full or read-only.
+        The lattice is no square one of 200 µm.
     """
-    spots, table = specimen.config.spots, specimen.table
+    spots = config.spots
     if spots.lattice != "square" or spots.pitch_um != PITCH_UM:
         raise RecipeError(
             f"a {spots.lattice} lattice of {spots.pitch_um:g} µm is no array of Spatial Transcriptomics",
-            where=f"simulation {specimen.config.name!r}, spots",
+            where=f"simulation {config.name!r}, spots",
             mend=f"choose a square lattice of {PITCH_UM:g} µm",
         )
+
+
+def write_st(specimen: Specimen, folder: Path) -> Path:
+    """Write one section as a her2st folder; `write_vendor` has checked that it fits."""
+    table = specimen.table
     name = st_name(*specimen.keys)
     pixels, dye = he_pixels(specimen)
     array = table.obs[["array_col", "array_row"]].to_numpy() + 1
     error = table.obsm["spatial"] - table.obsm["truth_spatial"]
-    found = array + (error - error.mean(0)) / spots.pitch_um
+    found = array + (error - error.mean(0)) / PITCH_UM
     at = np.round(table.obsm["spatial"] / dye.mpp, 2)
     keys = [f"{x}x{y}" for x, y in array]
     with atomic_folder(folder) as partial:

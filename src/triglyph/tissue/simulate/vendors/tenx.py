@@ -1,4 +1,4 @@
-"""What the folders of 10x Genomics share: feature-barcode matrices, barcodes, previews and OME-TIFF."""
+"""What the folders of 10x Genomics share: feature-barcode matrices, barcodes and previews."""
 
 from __future__ import annotations
 
@@ -13,16 +13,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from PIL import Image
 
-from triglyph.tissue.pyramid import halve
-
 GENE_EXPRESSION = "Gene Expression"
 GENOME = "simulated"
 HIRES_PX, LOWRES_PX = 2000, 600
 _CHUNK = 80_000
-_TILE = 256
-_SMALLEST = 512
-_NO_UUID = "urn:uuid:00000000-0000-0000-0000-000000000000"
-"""tifffile would draw one from the clock."""
 
 
 def gene_features(symbols: Sequence[str]) -> pd.DataFrame:
@@ -84,36 +78,6 @@ def write_previews(pixels: NDArray[np.uint8], folder: Path) -> dict[str, float]:
     return scales
 
 
-def write_ome(path: Path, pixels: NDArray[Any], *, mpp: float, channel: str | None = None, quality: int = 90) -> None:
-    """A tiled OME-TIFF with its pyramid in sub-images: JPEG for RGB, lossless for one channel of 16 bits."""
-    import tifffile
-
-    levels = [pixels]
-    while max(levels[-1].shape[:2]) > _SMALLEST:
-        levels.append(halve(levels[-1]) if pixels.ndim == 3 else _halve16(levels[-1]))
-    options: dict[str, Any] = {"tile": (_TILE, _TILE), "maxworkers": 1, "software": False}
-    if pixels.ndim == 3:
-        options |= {"photometric": "rgb", "compression": "jpeg", "subsampling": (2, 2)}
-        options |= {"compressionargs": {"level": quality}}
-    else:
-        options |= {"photometric": "minisblack", "compression": "adobe_deflate", "predictor": True}
-    record: dict[str, Any] = {
-        "axes": "YXS" if pixels.ndim == 3 else "YX",
-        "UUID": _NO_UUID,
-        "Creator": "triglyph",
-        "PhysicalSizeX": mpp,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": mpp,
-        "PhysicalSizeYUnit": "µm",
-    }
-    if channel is not None:
-        record["Channel"] = {"Name": [channel]}
-    with tifffile.TiffWriter(path, ome=True, bigtiff=pixels.nbytes > 2**31) as writer:
-        writer.write(levels[0], subifds=len(levels) - 1, metadata=record, **options)
-        for level in levels[1:]:
-            writer.write(level, subfiletype=1, metadata=None, **options)
-
-
 def write_csv_gz(path: Path, table: pd.DataFrame, *, sep: str = ",", index: bool = False) -> None:
     """A gzipped table without name or time in its header."""
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
@@ -126,9 +90,3 @@ def mixed(numbers: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
     for factor, shift in ((0x7FEB352D, 16), (0x846CA68B, 15)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor) & np.uint64(0xFFFFFFFF)
     return np.asarray(x ^ (x >> np.uint64(16)), dtype=np.uint32)
-
-
-def _halve16(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    blocks = pixels[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
-    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32) + 0.5, dtype=np.uint16)

@@ -20,6 +20,7 @@ from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.simulate.cohort import section_id
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.locations import lattice
 from triglyph.tissue.simulate.picture.he import he_pixels
 from triglyph.tissue.simulate.registration import registration_error
@@ -37,26 +38,16 @@ _OFF_TISSUE = 0.02
 _BASES = np.array(list("ACGT"))
 
 
-def write_visium(specimen: Specimen, folder: Path) -> Path:
-    """Write one section as Space Ranger's `outs`, whole or not at all.
-
-    Parameters
-    ----------
-    specimen
-        On a hexagonal lattice of 100 µm, which is the scale of this layout, of at most 78 rows and 128 columns.
-    folder
-        Must not exist.
+def check_visium(config: Simulation) -> None:
+    """Refuse a world that this layout cannot hold.
 
     Raises
     ------
     RecipeError
-        The lattice is not Visium's.
-    StorageError
-        The folder exists, or the disk is full or read-only.
+        The lattice is no hexagonal one of 100 µm, or has more than 78 rows or 128 columns.
     """
-    config, name = specimen.config, section_id(*specimen.keys)
-    centres, rows, columns = lattice(config.spots, config.anatomy.side_um)
     spots = config.spots
+    _, rows, columns = lattice(spots, config.anatomy.side_um)
     fits = spots.lattice == "hexagonal" and spots.pitch_um == PITCH_UM
     if not fits or rows.max() >= ROWS or columns.max() >= COLUMNS:
         raise RecipeError(
@@ -65,6 +56,12 @@ def write_visium(specimen: Specimen, folder: Path) -> Path:
             where=f"simulation {config.name!r}, spots and anatomy.side_um",
             mend=f"choose a hexagonal lattice of {PITCH_UM:g} µm, at most {ROWS} rows and {COLUMNS} columns",
         )
+
+
+def write_visium(specimen: Specimen, folder: Path) -> Path:
+    """Write one section as Space Ranger's `outs`; `write_vendor` has checked that it fits."""
+    config, name = specimen.config, section_id(*specimen.keys)
+    centres, rows, columns = lattice(config.spots, config.anatomy.side_um)
     table = specimen.table
     barcodes = spot_barcodes(rows, columns)
     number = {place: i for i, place in enumerate(zip(rows.tolist(), columns.tolist(), strict=True))}

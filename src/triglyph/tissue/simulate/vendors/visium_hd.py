@@ -25,6 +25,7 @@ from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.simulate.cohort import section_id
+from triglyph.tissue.simulate.knobs.simulation import Simulation
 from triglyph.tissue.simulate.locations import Footprint
 from triglyph.tissue.simulate.molecules.bins import binned
 from triglyph.tissue.simulate.molecules.transcripts import Molecules, draw_transcripts
@@ -70,36 +71,32 @@ def bin_everything(specimen: Specimen, molecules: Molecules) -> dict[int, Bins]:
         owner = finest[0] // step * (columns.max() + 1) + finest[1] // step
         number = np.arange(len(owner))
         sums = sp.csr_matrix((np.ones(len(owner), dtype=np.int32), (owner, number)), shape=(len(rows), len(owner)))
-        footprint = Footprint(specimen.tissue, config.spots.model_copy(update={"diameter_um": float(side)}))
+        footprint = Footprint(config.spots.model_copy(update={"diameter_um": float(side)}), specimen.tissue.step_um)
         in_tissue = footprint.mean(cover, centres) >= config.spots.min_tissue
         found[side] = Bins(side, rows, columns, centres, sp.csr_matrix(sums @ counts), in_tissue)
     return found
 
 
-def write_visium_hd(specimen: Specimen, folder: Path) -> Path:
-    """Write one section as Space Ranger's `outs` of Visium HD, whole or not at all.
-
-    Parameters
-    ----------
-    specimen
-        Of the platform `visium_hd`.
-    folder
-        Must not exist.
+def check_visium_hd(config: Simulation) -> None:
+    """Refuse a world that this layout cannot hold.
 
     Raises
     ------
     RecipeError
-        The platform is another, or the capture area is smaller than one bin.
-    StorageError
-        The folder exists, or the disk is full or read-only.
+        The capture area is smaller than one bin.
     """
-    config, name = specimen.config, section_id(*specimen.keys)
-    if config.spots.platform != "visium_hd" or config.anatomy.side_um - 2 * config.spots.margin_um < max(BINS_UM):
+    if config.anatomy.side_um - 2 * config.spots.margin_um < max(BINS_UM):
         raise RecipeError(
-            f"{config.spots.platform} on {config.anatomy.side_um:g} µm has no capture area of Visium HD",
-            where=f"simulation {config.name!r}",
-            mend="choose spots.platform visium_hd and a larger anatomy.side_um",
+            f"{config.anatomy.side_um:g} µm between margins of {config.spots.margin_um:g} µm have no room for a bin of "
+            f"{max(BINS_UM)} µm",
+            where=f"simulation {config.name!r}, anatomy.side_um and spots.margin_um",
+            mend="choose a larger anatomy.side_um or a smaller spots.margin_um",
         )
+
+
+def write_visium_hd(specimen: Specimen, folder: Path) -> Path:
+    """Write one section as Space Ranger's `outs` of Visium HD; `write_vendor` has checked that it fits."""
+    config, name = specimen.config, section_id(*specimen.keys)
     molecules = draw_transcripts(specimen)
     found = bin_everything(specimen, molecules.take(molecules.seen))
     pixels, dye = he_pixels(specimen)

@@ -21,7 +21,6 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from triglyph.errors import RecipeError
 from triglyph.storage import atomic_folder, write_json
 from triglyph.tissue.simulate.cohort import section_id
 from triglyph.tissue.simulate.molecules.transcripts import (
@@ -36,13 +35,13 @@ from triglyph.tissue.simulate.molecules.transcripts import (
     panel,
 )
 from triglyph.tissue.simulate.picture.he import he_pixels
+from triglyph.tissue.simulate.picture.ome import write_ome
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.simulate.vendors.tenx import (
     gene_features,
     write_csv_gz,
     write_matrix_h5,
-    write_ome,
 )
 from triglyph.tissue.simulate.vendors.xenium_cells import (
     METHOD,
@@ -71,29 +70,8 @@ _NO_NUCLEUS_UM = 1000.0
 
 
 def write_xenium(specimen: Specimen, folder: Path) -> Path:
-    """Write one section as the output folder of a Xenium region with its H&E, whole or not at all.
-
-    Parameters
-    ----------
-    specimen
-        Of the platform `xenium`.
-    folder
-        Must not exist.
-
-    Raises
-    ------
-    RecipeError
-        The platform is another.
-    StorageError
-        The folder exists, or the disk is full or read-only.
-    """
+    """Write one section as the output folder of a Xenium region, with its H&E; see `write_vendor`."""
     config, name = specimen.config, section_id(*specimen.keys)
-    if config.spots.platform != "xenium":
-        raise RecipeError(
-            f"{config.spots.platform} is not Xenium",
-            where=f"simulation {config.name!r}, spots.platform",
-            mend="choose xenium",
-        )
     frame, features = InstrumentFrame(specimen), _Features(specimen)
     sheet = CellSheet(frame)
     mask = label_mask(sheet.outlines, frame.shape_px)

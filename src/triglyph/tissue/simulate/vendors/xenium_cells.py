@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from triglyph.tissue.simulate.anatomy.ellipses import in_radii
 from triglyph.tissue.simulate.anatomy.outlines import CORNERS, areas_um2, cell_outlines, nucleus_outlines
-from triglyph.tissue.simulate.knobs import CELL_TYPES
+from triglyph.tissue.simulate.knobs.names import CELL_TYPES
 from triglyph.tissue.simulate.streams import stream
 from triglyph.tissue.simulate.vendors.tenx import mixed
 from triglyph.tissue.simulate.vendors.xenium_frame import PIXEL_UM, InstrumentFrame
@@ -93,8 +94,7 @@ def dna_picture(sheet: CellSheet) -> NDArray[np.uint16]:
         left, right = max(int(x - half), 0), min(int(x + half) + 2, shape[1])
         top, bottom = max(int(y - half), 0), min(int(y + half) + 2, shape[0])
         dx, dy = np.arange(left, right) - x, (np.arange(top, bottom) - y)[:, None]
-        along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-        radius = np.hypot(along / a, across / b)
+        radius = np.hypot(*in_radii(dx, dy, np.cos(angle), np.sin(angle), a, b))
         inside = np.clip((1 - radius) * b * PIXEL_UM / _EDGE_UM + 0.5, 0, 1)
         view = picture[top:bottom, left:right]
         np.maximum(view, (_BACKGROUND + bright * inside).astype(np.uint16), out=view)

@@ -1,0 +1,211 @@
+"""How predicted expression is measured: within each section, and over all locations of a patient at once.
+
+Genes that are constant in the truth have no correlation and are left out of every subject's mean alike, and counted. A
+gene that only the *prediction* holds constant stays in the mean as 0, which is chance: else a subject would be spared
+its hard genes. A subject that predicts nothing but constants has no correlation at all.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triglyph.bench.contracts import SectionLike
+from triglyph.bench.expression.targets import Targets
+from triglyph.bench.rows import Measure, Rows
+from triglyph.metrics.bootstrap import Resamples, nan_mean, spatial_blocks
+from triglyph.metrics.correlation import mean_defined, pearson, spearman
+from triglyph.metrics.expression import log1p_cp10k, mean_squared_error, r_squared, without_depth
+from triglyph.metrics.thinning import noise_free_correlation, split_counts
+
+Floats = NDArray[np.float64]
+Rowset = NDArray[np.intp]
+
+SPLITS = 8
+"""Random halvings of the counts whose correlations are averaged."""
+
+METRICS = {
+    "pearson": "per gene over a section's locations; mean over the genes that vary there, a constant prediction is 0",
+    "spearman": "as pearson, of average ranks; no interval",
+    "spearman-depth-removed": "as spearman, of the targets as composition (log1p of counts per 10,000 of all measured "
+    "genes) and what is left of the prediction after a line through log depth",
+    "mse": "mean over locations and genes",
+    "mse-mean-removed": "as mse, after each gene's mean over the patient is taken off both sides",
+    "r2": "1 - squared error over the squared deviation from the section's (patient's) own mean, mean over genes",
+    "r2-training-mean": "1 - squared error over the squared error of predicting the training mean, mean over genes",
+    "ceiling-fraction": "pearson over the ceiling that thinning the section's counts gives",
+    "genes-undefined": "genes left out of the correlations: constant in the section's truth",
+    "genes-constant": "genes that vary and are predicted as a constant",
+}
+PATIENT_POOLED = "group = a patient: over all their locations at once; group = all: the mean of the patients' values"
+
+
+@dataclass
+class Ceilings:
+    """Pearson and Spearman that a noise-free prediction would reach, section by section, each computed once."""
+
+    targets: Targets
+    seed: int
+    kept: dict[str, dict[str, Floats]] = field(default_factory=dict)
+
+    def of(self, section: SectionLike, rows: Rowset) -> dict[str, Floats]:
+        """Per gene: `pearson`, `spearman`, `spearman-depth-removed`; a gene whose halves do not correlate is 0."""
+        if section.id not in self.kept:
+            self.kept[section.id] = {
+                name: noise_free_correlation(nan_mean(values, axis=0))
+                for name, values in self.halves(section, rows).items()
+            }
+        return self.kept[section.id]
+
+    def halves(self, section: SectionLike, rows: Rowset) -> dict[str, list[Floats]]:
+        """Per metric and halving, (genes,) correlation between halves of the counts on the targets' scale."""
+        counts = self.targets.counts(section)[rows]
+        rng = np.random.default_rng([self.seed, zlib.crc32(section.id.encode())])
+        out: dict[str, list[Floats]] = {"pearson": [], "spearman": [], "spearman-depth-removed": []}
+        for _ in range(SPLITS):
+            pair = split_counts(counts, rng)
+            columns = self.targets.columns
+            a, b = (self._scaled(half, columns) for half in pair)
+            out["pearson"].append(pearson(a, b))
+            out["spearman"].append(spearman(a, b))
+            depths = [np.asarray(half.sum(axis=1), dtype=np.float64).ravel() for half in pair]
+            one, two = (log1p_cp10k(h[:, columns], totals=d).toarray() for h, d in zip(pair, depths, strict=True))
+            out["spearman-depth-removed"].append(spearman(without_depth(one, depths[0]), two))
+        return out
+
+    def _scaled(self, half: object, columns: Rowset) -> Floats:
+        if self.targets.scale == "log1p-cp10k":
+            return log1p_cp10k(half)[:, columns].toarray()
+        return np.log1p(half[:, columns].toarray())  # type: ignore[index]
+
+
+def section_measures(
+    rows: Rows, section: SectionLike, kept: Rowset, guess: Floats, targets: Targets, ceilings: Ceilings
+) -> dict[str, Measure]:
+    """All metrics of the predictions (k, genes) at the locations `kept` of a section."""
+    truth, composition = targets[section][0][kept], targets.composition(section)[kept]
+    totals = targets.totals(section)[kept]
+    drawn = rows.blocks(section, kept)
+    n, genes = truth.shape
+    varies = np.ptp(truth, axis=0) > 0 if n else np.zeros(genes, dtype=bool)
+    r = _scored(pearson(guess, truth), varies)
+    draws = drawn.pearson(guess, truth)
+    ceiling = mean_defined(np.where(varies, ceilings.of(section, kept)["pearson"], np.nan)).value
+    error = mean_squared_error(guess, truth)
+    rank, removed = spearman(guess, truth), spearman(without_depth(guess, totals), composition)
+    pearson_mean = mean_defined(r)
+    return {
+        "pearson": Measure(
+            value=pearson_mean.value,
+            n=n,
+            n_genes=pearson_mean.n,
+            chance=0.0,
+            draws=nan_mean(draws, axis=1),
+            n_blocks=drawn.n_units,
+        ),
+        "spearman": _mean(_scored(rank, varies), n, chance=0.0),
+        "spearman-depth-removed": _mean(
+            _scored(removed, np.ptp(composition, axis=0) > 0 if n else varies), n, chance=0.0
+        ),
+        "mse": Measure(
+            value=float(error.mean()) if n else float("nan"),
+            n=n,
+            n_genes=genes,
+            draws=drawn.mean(((guess - truth) ** 2).mean(axis=1))[:, 0],
+            n_blocks=drawn.n_units,
+        ),
+        "r2": _mean(r_squared(guess, truth), n),
+        "r2-training-mean": _mean(r_squared(guess, truth, about=targets.training_mean), n),
+        "ceiling-fraction": Measure(
+            value=pearson_mean.value / ceiling if ceiling > 0 else float("nan"), n=n, n_genes=pearson_mean.n
+        ),
+        "genes-undefined": Measure(value=float((~varies).sum()), n=n, n_genes=genes),
+        "genes-constant": Measure(value=float((varies & np.isnan(rank)).sum()), n=n, n_genes=genes),
+    }
+
+
+def patient_measures(
+    rows: Rows, sections: Sequence[SectionLike], found: Mapping[str, tuple[Rowset, Floats]], targets: Targets
+) -> dict[str, Measure]:
+    """Metrics over all locations of one patient at once.
+
+    Parameters
+    ----------
+    found
+        Section id -> (locations, predictions) of the patient's sections.
+    """
+    guess = np.concatenate([found[s.id][1] for s in sections])
+    truth = np.concatenate([targets[s][0][found[s.id][0]] for s in sections])
+    n, genes = truth.shape
+    varies = np.ptp(truth, axis=0) > 0 if n else np.zeros(genes, dtype=bool)
+    side = rows.protocol.block_um
+    drawn = Resamples(
+        np.concatenate([spatial_blocks(s.centres_um, side_um=side)[found[s.id][0]] for s in sections]),
+        strata=np.concatenate([np.full(len(found[s.id][0]), i) for i, s in enumerate(sections)]),
+        n_boot=rows.n_boot,
+        seed=[rows.protocol.seed, zlib.crc32(sections[0].patient.encode())],
+    )
+    r = mean_defined(_scored(pearson(guess, truth), varies))
+    error = mean_squared_error(guess, truth)
+    return {
+        "pearson": Measure(
+            value=r.value,
+            n=n,
+            n_genes=r.n,
+            chance=0.0,
+            draws=nan_mean(drawn.pearson(guess, truth), axis=1),
+            n_blocks=drawn.n_units,
+        ),
+        "spearman": _mean(_scored(spearman(guess, truth), varies), n, chance=0.0),
+        "mse": Measure(
+            value=float(error.mean()) if n else float("nan"),
+            n=n,
+            n_genes=genes,
+            draws=drawn.mean(((guess - truth) ** 2).mean(axis=1))[:, 0],
+            n_blocks=drawn.n_units,
+        ),
+        "mse-mean-removed": _mean(mean_squared_error(guess, truth, centred=True), n),
+        "r2": _mean(r_squared(guess, truth), n),
+        "r2-training-mean": _mean(r_squared(guess, truth, about=targets.training_mean), n),
+    }
+
+
+def ceiling_measures(rows: Rows, section: SectionLike, kept: Rowset, ceilings: Ceilings) -> dict[str, Measure]:
+    """What a noise-free prediction would reach on a section, by thinning its counts."""
+    halves = ceilings.halves(section, kept)
+    drawn = rows.blocks(section, kept)
+    targets = ceilings.targets
+    counts = targets.counts(section)[kept]
+    n = len(kept)
+    # The interval is that of one halving: blocks vary far more than halvings do.
+    rng = np.random.default_rng([ceilings.seed, zlib.crc32(section.id.encode())])
+    a, b = (ceilings._scaled(half, targets.columns) for half in split_counts(counts, rng))
+    draws = nan_mean(noise_free_correlation(drawn.pearson(a, b)), axis=1)
+    out = {}
+    for name, values in halves.items():
+        mean = mean_defined(noise_free_correlation(nan_mean(values, axis=0)))
+        out[name] = Measure(
+            value=mean.value,
+            n=n,
+            n_genes=mean.n,
+            chance=0.0,
+            draws=draws if name == "pearson" else None,
+            n_blocks=drawn.n_units if name == "pearson" else 0,
+        )
+    return out
+
+
+def _scored(r: Floats, varies: NDArray[np.bool_]) -> Floats:
+    """Constant predictions of varying genes as 0, unless there is nothing else."""
+    if np.isnan(r).all():
+        return r
+    return np.where(varies, np.nan_to_num(r, nan=0.0), np.nan)
+
+
+def _mean(values: Floats, n: int, *, chance: float | None = None) -> Measure:
+    mean = mean_defined(values)
+    return Measure(value=mean.value, n=n, n_genes=mean.n, chance=chance)

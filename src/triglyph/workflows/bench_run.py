@@ -1,0 +1,329 @@
+"""`triglyph bench run`: judge a model, an encoder's features, a table's embedding, or what costs nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from triglyph.errors import ContractError, RecipeError, SplitError
+
+if TYPE_CHECKING:
+    from triglyph.bench.contracts import Embedder, Trial
+    from triglyph.bench.protocol import Protocol
+    from triglyph.bench.suite import Report
+    from triglyph.metrics.result import Result
+    from triglyph.tissue.cohort import Cohort
+    from triglyph.tissue.plain import PlainCohort
+    from triglyph.tissue.split import Split
+    from triglyph.workflows.bench_subjects import Judged
+
+ALL = "all"
+BASELINE = "stain-texture"
+
+
+def bench_run(
+    name: str,
+    *,
+    cohort: Path,
+    out: Path,
+    model: Path | None = None,
+    embedding: str | None = None,
+    modality: Literal["image", "expression", "text"] = "image",
+    split: str | None = None,
+    fold: str | None = None,
+    null: int = 20,
+    seed: int = 0,
+    baselines: bool = True,
+    baseline_encoder: str = BASELINE,
+    prompts: Path | None = None,
+    panel: Path | None = None,
+    patient_column: str | None = None,
+    section_column: str | None = None,
+    label_column: str | None = None,
+    counts_layer: str | None = None,
+    um_per_unit: float | None = None,
+    set: list[str] | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Judge a trained model, stored features of an encoder, or an embedding in a table, on the test side of a split.
+
+    With neither --model nor --embedding the baselines and ceilings of the protocol are judged alone.
+
+    Parameters
+    ----------
+    name
+        A protocol, or `all` for those that apply.
+    cohort
+        Folder of the cohort, or an `.h5ad`.
+    out
+        Folder for `results.parquet`, `results.json`, `table.md` and `manifest.json`; must not exist.
+    model
+        A run folder of `triglyph train`.
+    embedding
+        Name or fingerprint of an encoder whose features `triglyph embed` has stored; a representation that is fitted
+        in the trial (`expression-pca-50`); of an `.h5ad`, a key of `obsm`.
+    modality
+        What an embedding of an `.h5ad` is of.
+    split
+        A saved split; a model's own one if left out. Of an `.h5ad`, the JSON file of a split or
+        `leave-one-patient-out`.
+    fold
+        Its fold; left out, a model's own one, or all folds.
+    null
+        Refits of a model's heads on shuffled pairs, 20 or more; 0 leaves the null out.
+    seed
+        Of the null's first refit.
+    baselines
+        Judge the baselines too, and the ceilings that the data allow.
+    baseline_encoder
+        The encoder without weights whose features are the baseline: `stain-texture`, `stain-texture-level0`.
+    prompts
+        YAML or JSON of phrases for each class, for `zero-shot`.
+    panel
+        File of gene symbols, the core panel of `genes-from-genes`.
+    patient_column
+        Of an `.h5ad`: the column with patients (`patient`).
+    section_column
+        Of an `.h5ad`: the column with sections; without it a patient is one section.
+    label_column
+        Of an `.h5ad`: the column with classes (`label`).
+    counts_layer
+        Of an `.h5ad`: the layer with raw counts, where `X` has none.
+    um_per_unit
+        Of an `.h5ad`: µm per unit of `obsm["spatial"]` (1).
+    set
+        Change a constant of the protocol: `--set n_genes=250`. May be given several times.
+    quiet
+        Print neither progress nor the tables.
+
+    Returns
+    -------
+    Path
+        The folder written.
+
+    Raises
+    ------
+    SplitError
+        Something tested was trained on, or no split was named.
+    RecipeError
+        Options contradict each other, or one is not understood.
+    """
+    from rich.console import Console
+
+    from triglyph import __version__
+    from triglyph.bench.table import markdown, tabulate
+    from triglyph.metrics.result import write_results
+    from triglyph.storage import atomic_folder, write_json
+    from triglyph.workflows.bench import print_tables
+    from triglyph.workflows.bench_subjects import judged, open_cohort
+
+    clock = _Clock()
+    opened = open_cohort(
+        Path(cohort),
+        patient=patient_column,
+        section=section_column,
+        label=label_column,
+        counts_layer=counts_layer,
+        um_per_unit=um_per_unit,
+    )
+    subject = judged(opened, model, embedding, modality)
+    if subject.of_trial is None and not baselines:
+        raise RecipeError("nothing to judge", where="bench run", mend="give --model or --embedding, or keep baselines")
+    own = subject.about.get("split") or {}
+    split_name = split or own.get("name")
+    if not split_name:
+        raise SplitError(
+            "no split was named", where=opened.path, mend=f"give --split; saved: {', '.join(opened.splits) or 'none'}"
+        )
+    chosen = opened.split(split_name)
+    if fold is None and split_name == own.get("name"):
+        fold = own.get("fold")
+    folds = [chosen.fold(fold).name] if fold is not None else [f.name for f in chosen.folds]
+    job = _Job(
+        name=name,
+        judged=subject,
+        recipe=Path(model) / "recipe.yaml" if model is not None else None,
+        cohort=opened,
+        split=chosen,
+        null=null,
+        seed=seed,
+        baselines=baselines,
+        baseline_encoder=baseline_encoder,
+        given={"prompts": prompts, "panel": panel},
+        constants=tuple(set or ()),
+    )
+    results: list[Result] = []
+    with atomic_folder(Path(out)) as partial:
+        with Console(stderr=True, quiet=quiet).status("reading") as status:
+            for one in folds:
+                results += job.run(one, report=status.update)
+        if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
+            raise ContractError(
+                f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
+                where=opened.path,
+                mend="test on sections that have the modalities and labels it asks for",
+            )
+        write_results(results, partial)
+        tables = tabulate(results)
+        (partial / "table.md").write_text(markdown(tables), encoding="utf-8")
+        write_json(
+            partial / "manifest.json",
+            {
+                "format": 1,
+                "kind": "bench",
+                "triglyph": __version__,
+                "subject": subject.about,
+                "cohort": {"name": opened.name, "digest": opened.digest()},
+                "split": {"name": chosen.name, "digest": chosen.digest(), "level": chosen.level, "folds": folds},
+                "protocols": job.cards,
+                "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
+                "baseline_encoder": baseline_encoder if baselines else "",
+                "tries": subject.about.get("tries", 1),
+                **clock.read(),
+            },
+        )
+    if not quiet:
+        print_tables(tables)
+    return Path(out)
+
+
+@dataclass
+class _Job:
+    """`bench run` with everything opened."""
+
+    name: str
+    judged: Judged
+    recipe: Path | None
+    cohort: Cohort | PlainCohort
+    split: Split
+    null: int
+    seed: int
+    baselines: bool
+    baseline_encoder: str
+    given: dict[str, Path | None]
+    """Files that are constants of one protocol."""
+    constants: tuple[str, ...]
+    cards: dict[str, Any] = field(default_factory=dict)
+    """Stamp -> card of the protocols that were run."""
+
+    def run(self, fold: str, *, report: Report) -> list[Result]:
+        """The rows of one fold."""
+        from triglyph.bench.contracts import Trial
+        from triglyph.bench.suite import evaluate
+
+        trial = Trial.of(self.cohort, self.split, fold=fold)
+        subject = None if self.judged.of_trial is None else self.judged.of_trial(trial)
+        if subject is not None:
+            trial.levels(subject)  # refuses what was trained on, before anything is computed
+        protocols = self._protocols(trial)
+        self.cards.update({p.stamp: p.card().model_dump(mode="json") for p in protocols})
+        return evaluate(
+            subject,
+            trial,
+            protocols,
+            stain_texture=self._features(trial, report) if self.baselines else None,
+            with_baselines=self.baselines,
+            refit=self._refits(trial, protocols),
+            n_refits=self.null,
+            seed=self.seed,
+            report=report,
+        )
+
+    def _protocols(self, trial: Trial) -> list[Protocol]:
+        from triglyph.bench.registry import parse_options, protocol
+        from triglyph.bench.suite import applicable
+        from triglyph.bench.zero_shot import ZeroShot
+
+        options, files = parse_options(self.constants), self._files()
+        if self.name != ALL:
+            return [protocol(self.name, {**options, **files})]
+        if options or "core" in files:
+            raise RecipeError(
+                "constants belong to one protocol",
+                where="--set" if options else "--panel",
+                mend=f"name the protocol instead of {ALL!r}",
+            )
+        found = applicable(None if self.judged.of_trial is None else self.judged.of_trial(trial).source, trial)
+        if not found:
+            raise ContractError(
+                "no protocol applies here",
+                where=f"split {self.split.name!r}",
+                mend="see `triglyph bench list`",
+            )
+        return [ZeroShot.configured(files) if isinstance(p, ZeroShot) else p for p in found]
+
+    def _files(self) -> dict[str, Any]:
+        """Constants of the protocol that come from files."""
+        from triglyph.bench.expression.protocol import GenesFromGenes, read_panel
+        from triglyph.bench.zero_shot import Prompts, ZeroShot
+
+        out: dict[str, Any] = {}
+        for option, owner in (("prompts", ZeroShot.name), ("panel", GenesFromGenes.name)):
+            path = self.given[option]
+            if path is None:
+                continue
+            if self.name not in (owner, ALL):
+                raise RecipeError(f"{self.name} has no {option}", where=f"--{option}", mend=f"use it with {owner}")
+            if option == "prompts":
+                out["prompts"] = Prompts.read(path).model_dump()
+            else:
+                out["core"] = read_panel(path)
+        return out
+
+    def _features(self, trial: Trial, report: Report) -> Embedder | None:
+        """Features of the encoder without weights, computed where they are not there; None without images."""
+        from triglyph.bench.features import StoredFeatures
+        from triglyph.bench.parts import whole_of
+        from triglyph.encoders import registry
+        from triglyph.training.features import encode_section
+
+        # Both parts of a divided section are of one.
+        sections = list({(s := whole_of(part)).id: s for part in (*trial.train, *trial.test)}.values())
+        if not any(s.has_image() for s in sections):
+            return None
+        encoder = registry.build(self.baseline_encoder)
+        fingerprint = encoder.fingerprint()
+        for section in sections:
+            report(f"{self.baseline_encoder}: {section.id}")
+            encode_section(section, encoder, fingerprint=fingerprint)
+        return StoredFeatures(fingerprint)
+
+    def _refits(self, trial: Trial, protocols: Sequence[Protocol]) -> Any:
+        trained = self.judged.trained
+        if trained is None or self.recipe is None or not self.null or not any(p.has_null for p in protocols):
+            return None
+        from triglyph.bench.refits import ShuffledRefits
+        from triglyph.training.recipe import load_recipe
+
+        how = load_recipe(self.recipe).training
+        return ShuffledRefits(
+            trained,
+            trial,
+            epochs=how.epochs,
+            lr=how.lr,
+            batch_size=how.batch_size,
+            weight_decay=how.weight_decay,
+        )
+
+
+class _Clock:
+    """Wall and CPU time since it was made, children included."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), self._used()
+
+    @staticmethod
+    def _used() -> float:
+        now = os.times()
+        return now.user + now.system + now.children_user + now.children_system
+
+    def read(self) -> dict[str, float]:
+        """Minutes."""
+        return {
+            "minutes": round((time.monotonic() - self._wall) / 60, 3),
+            "cpu_minutes": round((self._used() - self._cpu) / 60, 3),
+        }
