@@ -11,8 +11,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from triglyph.bench.contracts import Trial
+from triglyph.bench.registry import PROTOCOLS
 
 CLASSES = ("fat", "gland", "stroma")
+EMBEDDINGS = [name for name in PROTOCOLS if name != "genes-from-genes"]
+"""Protocols that read an embedding."""
 DIM = 16
 
 

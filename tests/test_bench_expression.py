@@ -366,6 +366,8 @@ def test_genes_from_genes_needs_its_panel():
     made = trial(1, 1)
     with pytest.raises(ContractError, match="no core panel"):
         GenesFromGenes().run(Subject("ridge", CoreRidge()), made)
+    with pytest.raises(ContractError, match="may have seen the genes"):
+        GenesFromGenes(core=CORE).run(Subject("fake", FakeModel()), made)
     with pytest.raises(ContractError, match="no core panel"):
         Expression(**QUICK).run(Subject("ridge", CoreRidge()), made)
 

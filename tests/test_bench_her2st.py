@@ -11,10 +11,11 @@ import pytest
 import scipy.sparse as sp
 
 from support import SHARED, needs_shared
-from triglyph.bench.baselines import Columns, Features, Position, ridge_retrieval
 from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.features import Columns, Features, Position
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.ridge_expression import RidgeExpression
+from triglyph.bench.ridge_retrieval import ridge_retrieval
 
 SECTIONS = ("C2", "C3", "C4", "B4")
 
@@ -114,7 +115,7 @@ def pearson(rows):
 )
 def test_stain_and_texture_give_the_reference_figures(tissue, name, n_genes, c4, b4):
     source = StainTexture() if name == "stain and texture" else Columns(StainTexture(), (0,))
-    protocol = RidgeExpression(standardise="per-section", n_genes=n_genes)
+    protocol = Expression(standardise="per-section", n_genes=n_genes)
     rows = protocol.run(Subject(name, source, role="baseline"), trial(tissue, ("C2", "C3"), ("C4", "B4")))
     found = pearson(rows)
     assert found["C4"].value == pytest.approx(c4, abs=0.005)
@@ -129,7 +130,7 @@ def test_stain_and_texture_give_the_reference_figures(tissue, name, n_genes, c4,
 
 @needs_shared
 def test_one_section_of_another_patient_teaches_next_to_nothing(tissue):
-    rows = RidgeExpression(standardise="per-section").run(
+    rows = Expression(standardise="per-section").run(
         Subject("stain and texture", StainTexture(), role="baseline"), trial(tissue, ("B4",), ("C4",))
     )
     assert pearson(rows)["C4"].value == pytest.approx(0.038, abs=0.005)

@@ -7,10 +7,10 @@ import pytest
 
 from bench_fakes import FakeModel, RandomModel, trial
 from triglyph.bench.contracts import Subject
+from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.linear_probe import LinearProbe
 from triglyph.bench.null import NULL, NULL_HIGH, NULL_MEAN, null_rows, summaries, verdict, verdicts
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.ridge_expression import RidgeExpression
 from triglyph.bench.suite import applicable, evaluate
 from triglyph.bench.table import markdown, merge, show, tabulate
 from triglyph.bench.zero_shot import ZeroShot
@@ -57,7 +57,8 @@ def test_the_null_is_at_chance_and_a_method_that_knows_something_exceeds_it(judg
     found = verdicts(judged)
     assert found
     assert all(v.exceeds for v in found)
-    assert {v.row.metric for v in found} == {"recall@1", "recall@5", "recall@10", "median-rank", "auroc"}
+    ranked = {"recall@1", "recall@5", "recall@10", "median-rank"}
+    assert {v.row.metric for v in found} == {*ranked, "auroc", "macro-f1", "macro-f1@calibrated"}
 
 
 def test_what_knows_nothing_does_not_exceed_its_null_more_often_than_it_should():
@@ -91,7 +92,7 @@ def test_a_suite_judges_the_method_its_baselines_and_its_null_in_one_table():
     made = trial(train=3, test=1)
     model = FakeModel()
     protocols = applicable(model, made)
-    assert [type(p) for p in protocols] == [Retrieval, ZeroShot, LinearProbe, RidgeExpression]
+    assert [type(p) for p in protocols] == [Retrieval, ZeroShot, LinearProbe, Expression]
     said = []
     rows = evaluate(
         Subject("method", model), made, protocols, stain_texture=FakeModel(), refit=RandomModel, report=said.append
@@ -118,7 +119,7 @@ def test_a_suite_judges_the_method_its_baselines_and_its_null_in_one_table():
 
 def test_only_protocols_that_fit_are_applied():
     made = trial(unlabelled=tuple(range(196)))
-    assert [p.name for p in applicable(FakeModel(), made)] == ["retrieval", "ridge-expression"]
+    assert [p.name for p in applicable(FakeModel(), made)] == ["retrieval", "expression"]
     assert [p.name for p in applicable(FakeModel(modalities=("expression",)), trial())] == ["linear-probe"]
 
 
@@ -140,7 +141,7 @@ def test_the_table_puts_one_quantity_in_one_line_with_the_methods_first(judged):
 
 def test_numbers_of_other_constants_never_share_a_line():
     made, few, many = trial(), Subject("few", FakeModel()), Subject("many", FakeModel())
-    rows = [*RidgeExpression(n_genes=10).run(few, made), *RidgeExpression(n_genes=20).run(many, made)]
+    rows = [*Expression(n_genes=10).run(few, made), *Expression(n_genes=20).run(many, made)]
     assert all(len(line.values) == 1 for table in tabulate(rows) for line in table.lines)
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench_fakes import FakeModel, FakeSection
-from triglyph.bench.baselines import Depth, Position, ridge_retrieval
+from bench_fakes import EMBEDDINGS, FakeModel, FakeSection
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.genes import TrialExpression
+from triglyph.bench.expression.targets import Targets
+from triglyph.bench.features import Depth, Position
 from triglyph.bench.parts import Part, divided, embedded, whole_of
-from triglyph.bench.registry import PROTOCOLS, protocol
+from triglyph.bench.registry import protocol
+from triglyph.bench.ridge_retrieval import ridge_retrieval
 from triglyph.errors import SplitError
 from triglyph.tissue.split import Fold, Split
 
@@ -52,14 +53,14 @@ def test_both_sides_of_a_section_hold_each_location_once(trial, cohort):
         assert list(test.table.obs_names) == list(left_half(cohort[test.id]))
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_every_protocol_judges_parts_and_says_within_section(name, trial):
     rows = protocol(name).run(Subject("fake", FakeModel()), trial)
     assert {r.level for r in rows} == {"within-section"}
     assert max(r.n for r in rows if r.group == "a1") <= len(trial.test[0].rows)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_what_a_model_gives_the_test_locations_is_all_that_counts(name, trial):
     class Spoilt(FakeModel):
         """Wrong on every training location, which a protocol without a fit never looks at."""
@@ -78,12 +79,12 @@ def test_what_a_model_gives_the_test_locations_is_all_that_counts(name, trial):
 def test_genes_are_chosen_on_training_locations_alone(cohort):
     held_out = left_half(cohort["a1"])
     split = within(cohort, a1=held_out)
-    before = TrialExpression(Trial.of(cohort, split), n_genes=5, min_detected=0.1).genes
+    before = Targets(Trial.of(cohort, split), n_genes=5, min_detected=0.1).genes
     rows = Trial.of(cohort, split).test[0].rows
     counts = cohort["a1"].counts.tolil()
     counts[rows[::2], 39] = 5000
     cohort["a1"].counts = counts.tocsr()
-    assert TrialExpression(Trial.of(cohort, split), n_genes=5, min_detected=0.1).genes == before
+    assert Targets(Trial.of(cohort, split), n_genes=5, min_detected=0.1).genes == before
 
 
 def test_a_subject_that_is_fitted_in_the_trial_is_judged_on_the_other_part(trial):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bench_fakes import CLASSES, FakeModel, FakeSection, RandomModel, trial
+from bench_fakes import CLASSES, EMBEDDINGS, FakeModel, FakeSection, RandomModel, trial
 from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.linear_probe import LinearProbe
-from triglyph.bench.registry import PROTOCOLS, parse_options, protocol
+from triglyph.bench.registry import parse_options, protocol
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.ridge_expression import RidgeExpression
 from triglyph.bench.zero_shot import Prompts, ZeroShot
 from triglyph.errors import ContractError, GeneError, RecipeError, SplitError
 from triglyph.metrics.result import as_frame, write_results
@@ -32,7 +32,7 @@ def one(rows, **wanted):
 # ---- every protocol
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_rows_are_whole_write_to_disk_and_are_the_same_when_judged_again(name, tmp_path):
     made, subject = trial(), Subject("fake", FakeModel())
     rows = protocol(name).run(subject, made)
@@ -45,7 +45,7 @@ def test_rows_are_whole_write_to_disk_and_are_the_same_when_judged_again(name, t
     assert as_frame(rows).height == len(rows)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_a_test_section_that_was_trained_on_is_refused(name):
     made = trial()
     with pytest.raises(SplitError, match="trained or chosen on it"):
@@ -56,7 +56,7 @@ def test_a_test_section_that_was_trained_on_is_refused(name):
         protocol(name).run(Subject("fake", FakeModel()), replace(made, test=()))
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_sections_of_trained_patients_are_stamped_and_never_averaged_with_others(name):
     made = trial(test=1)
     again = FakeSection("again", made.train[0].patient)
@@ -77,11 +77,11 @@ def test_patients_that_a_model_saw_in_another_cohort_count_as_seen():
     assert made.levels(subject) == {made.test[0].id: "within-patient", made.test[1].id: "patient"}
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_the_card_freezes_every_constant_and_its_digest_is_in_every_row(name):
     first, second = protocol(name), protocol(name, {"block_um": 750.0})
     assert first.stamp != second.stamp
-    assert first.card().constants["block_um"] == 500.0
+    assert first.card().constants["block_um"] == 1000.0
     assert set(first.card().constants) == set(type(first).model_fields)
 
 
@@ -187,7 +187,7 @@ def test_zero_shot_names_its_aggregations_and_each_is_what_it_says():
             for s, of, k in zip(scores, labels, known, strict=True)
         ]
     )
-    of = pick(rows, direction="text->image")
+    of = pick(rows, direction="text->image", metric="auroc")
     assert one(of, aggregation="macro", group="all").value == pytest.approx(grid.mean())
     for i, c in enumerate(CLASSES):
         assert one(of, aggregation="per-class", group=c).value == pytest.approx(grid[:, i].mean())
@@ -202,7 +202,7 @@ def test_zero_shot_names_its_aggregations_and_each_is_what_it_says():
     ]
     assert one(of, aggregation="pooled", group="all").value == pytest.approx(np.mean(pooled))
     assert one(of, aggregation="pooled", group="gland").value == pytest.approx(pooled[1])
-    assert one(of, aggregation="pooled", group="all").n_units == 3 * 36  # blocks of one section are not another's
+    assert one(of, aggregation="pooled", group="all").n_units == 3 * 9  # blocks of one section are not another's
     macro = one(of, aggregation="macro", group="all")
     assert macro.ci_low <= macro.value <= macro.ci_high
     assert macro.n_gallery == 193
@@ -226,7 +226,7 @@ def test_prompts_default_to_class_names_and_templates_are_averaged_as_unit_vecto
 def test_a_class_that_is_nowhere_in_the_test_is_undefined_and_not_in_the_mean():
     prompts = Prompts(classes={"fat": (), "unicorn": ()})
     rows = ZeroShot(prompts=prompts).run(Subject("fake", FakeModel()), trial())
-    of = pick(rows, direction="text->image")
+    of = pick(rows, direction="text->image", metric="auroc")
     assert one(of, aggregation="per-class", group="unicorn").value is None
     assert one(of, aggregation="macro").value == one(of, aggregation="per-class", group="fat").value
 
@@ -322,9 +322,9 @@ def ridge_by_hand(made, model, n_genes):
     return out
 
 
-def test_ridge_expression_equals_plain_scikit_learn():
+def test_expression_equals_plain_scikit_learn():
     made, model = trial(), FakeModel()
-    rows = RidgeExpression(n_genes=15).run(Subject("fake", model), made)
+    rows = Expression(n_genes=15).run(Subject("fake", model), made)
     for section, value in ridge_by_hand(made, model, 15).items():
         row = one(rows, metric="pearson", group=section)
         assert row.value == pytest.approx(value, abs=1e-9)
@@ -335,24 +335,24 @@ def test_ridge_expression_equals_plain_scikit_learn():
 
 
 def test_genes_are_chosen_on_training_alone_and_only_among_those_measured_everywhere():
-    from triglyph.bench.genes import TrialExpression
+    from triglyph.bench.expression.targets import Targets
 
     made = trial()
-    before = TrialExpression(made, n_genes=10, min_detected=0.1).genes
+    before = Targets(made, n_genes=10, min_detected=0.1).genes
     made.test[0].counts = made.test[0].counts[:, ::-1].tocsr() * 50
-    assert TrialExpression(made, n_genes=10, min_detected=0.1).genes == before
+    assert Targets(made, n_genes=10, min_detected=0.1).genes == before
     made.test[0].measured = np.array([f"G{i:02d}" != before[0] for i in range(40)])
-    assert before[0] not in TrialExpression(made, n_genes=10, min_detected=0.1).genes
+    assert before[0] not in Targets(made, n_genes=10, min_detected=0.1).genes
     made.test[0].measured = np.zeros(40, bool)
     with pytest.raises(GeneError, match="no measured gene in common"):
-        TrialExpression(made, n_genes=10, min_detected=0.1)
+        Targets(made, n_genes=10, min_detected=0.1)
 
 
 def test_z_scoring_within_test_sections_is_declared_on_every_row():
-    per_section = RidgeExpression(standardise="per-section")
+    per_section = Expression(standardise="per-section")
     rows = per_section.run(Subject("fake", FakeModel()), trial())
     assert all(r.transductive == ("features z-scored within each test section",) for r in rows)
-    assert per_section.stamp != RidgeExpression().stamp
+    assert per_section.stamp != Expression().stamp
 
 
 def test_genes_that_are_constant_in_a_section_are_counted_and_left_out():
@@ -360,7 +360,7 @@ def test_genes_that_are_constant_in_a_section_are_counted_and_left_out():
     dense = made.test[0].counts.toarray()
     dense[:, 20:] = 0
     made.test[0].counts = made.test[0].counts.__class__(dense)
-    rows = RidgeExpression(n_genes=40).run(Subject("fake", FakeModel()), made)
+    rows = Expression(n_genes=40).run(Subject("fake", FakeModel()), made)
     undefined = one(rows, metric="genes-undefined", group="test0.0").value
     row = one(rows, metric="pearson", group="test0.0")
     assert undefined > 0
@@ -372,7 +372,7 @@ def test_locations_without_counts_or_without_an_image_take_no_part():
     dense = made.test[0].counts.toarray()
     dense[10] = 0
     made.test[0].counts = made.test[0].counts.__class__(dense)
-    rows = RidgeExpression().run(Subject("fake", FakeModel(absent=(3, 4))), made)
+    rows = Expression().run(Subject("fake", FakeModel(absent=(3, 4))), made)
     assert one(rows, metric="pearson", group="test0.0").n == 196 - 3
 
 
@@ -383,7 +383,7 @@ def test_unknown_protocols_and_constants_are_refused_with_the_known_ones():
     with pytest.raises(RecipeError, match="did you mean retrieval"):
         protocol("retreival")
     with pytest.raises(RecipeError, match="n_genes"):
-        protocol("ridge-expression", {"n_gene": 3})
+        protocol("expression", {"n_gene": 3})
     with pytest.raises(RecipeError, match="prompts"):
         protocol("zero-shot", {"prompts": 3})
 

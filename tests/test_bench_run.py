@@ -16,7 +16,8 @@ from triglyph.encoders.base import Encoded, Encoder, EncoderCard
 from triglyph.errors import ContractError, RecipeError, SplitError, StorageError
 from triglyph.metrics.result import read_results
 from triglyph.tissue.split import holdout
-from triglyph.workflows.bench import bench_compare, bench_list, bench_run, bench_show
+from triglyph.workflows.bench import bench_compare, bench_list, bench_show
+from triglyph.workflows.bench_run import bench_run
 
 FINGERPRINT = "ab" * 8
 
@@ -40,7 +41,7 @@ def cohort(tmp_path_factory):
 
 def run(cohort, out, **changes):
     options = {"cohort": cohort.path, "embedding": "toy", "split": "held-out", "out": out, **changes}
-    return bench_run(options.pop("name", "ridge-expression"), **options)
+    return bench_run(options.pop("name", "expression"), **options)
 
 
 def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(cohort, tmp_path, capsys):
@@ -55,7 +56,7 @@ def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(
     assert manifest["split"]["digest"] == cohort.split("held-out").digest()
     assert manifest["cpu_minutes"] >= 0
     assert (out / "table.md").read_text().startswith("## expression")
-    assert "ridge-expression" in capsys.readouterr().out
+    assert "expression" in capsys.readouterr().out
 
 
 def test_all_takes_every_protocol_that_applies(cohort, tmp_path):
@@ -117,7 +118,7 @@ def test_runs_are_compared_on_the_screen_and_in_markdown(cohort, tmp_path, capsy
     capsys.readouterr()
     target = bench_compare([first, second, third], out=tmp_path / "comparison.md")
     text = target.read_text()
-    assert text.count("ridge-expression/1/") == 2
+    assert text.count("expression/1/") == 2
     assert " @ " not in text  # equal values of equal quantities are one column
     assert "toy" in capsys.readouterr().out
     with pytest.raises(RecipeError, match="no run"):
@@ -127,8 +128,8 @@ def test_runs_are_compared_on_the_screen_and_in_markdown(cohort, tmp_path, capsy
 def test_protocols_are_listed_and_shown_with_their_constants(capsys):
     bench_list()
     listed = capsys.readouterr().out
-    assert all(name in listed for name in ("retrieval", "zero-shot", "linear-probe", "ridge-expression"))
-    bench_show("ridge-expression", set=["standardise=per-section"])
+    assert all(name in listed for name in ("retrieval", "zero-shot", "linear-probe", "expression"))
+    bench_show("expression", set=["standardise=per-section"])
     shown = capsys.readouterr().out
     assert "z-scored within each test section" in shown
     assert "digest:" in shown

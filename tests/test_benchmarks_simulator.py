@@ -23,6 +23,8 @@ figure_genes = importlib.import_module("figure_genes")
 calibration = importlib.import_module("calibration")
 validity = importlib.import_module("validity")
 validity_methods = importlib.import_module("validity_methods")
+nuclear = importlib.import_module("nuclear")
+scale_error = importlib.import_module("scale_error")
 
 SIDE, GENES = 12, 60
 
@@ -270,6 +272,109 @@ def test_every_plain_method_runs_on_every_task():
     for task, methods in (("image", validity_methods.IMAGE), ("genes", validity_methods.GENES)):
         assert len(methods) >= 8, task
     assert len(validity_methods.CANCER_METHODS) >= 8
+
+
+# ---- scale
+
+
+def nuclei(radius, pitch, *, stretch=1.0, px=160, strength=1.0):
+    """A pink window with dark ellipses of half axes `radius` and `radius * stretch` every `pitch` px."""
+    y, x = np.mgrid[:px, :px]
+    inside = ((x % pitch - pitch / 2) / stretch) ** 2 + (y % pitch - pitch / 2) ** 2 <= radius**2
+    density = np.where(inside[..., None], [0.9, 1.3, 0.5], [0.1, 0.35, 0.2]) * strength
+    density = density + np.random.default_rng(0).normal(0, 0.01, density.shape)
+    return (255 * np.exp(-np.maximum(density, 0))).astype(np.uint8)
+
+
+def measured(window):
+    return nuclear.nuclear_features(window, nuclear.Stain.of([window]))
+
+
+N_Q = len(nuclear.QUANTILES)
+AREA, ECCENTRICITY, SPACING = (slice(2 + i * N_Q, 2 + (i + 1) * N_Q) for i in range(3))
+
+
+def test_nuclei_drawn_twice_as_large_have_four_times_the_area_and_lie_twice_as_far():
+    small, large = measured(nuclei(4, 20)), measured(nuclei(8, 40))
+    assert np.expm1([small[0], large[0]]) == pytest.approx([64, 16])
+    assert large[AREA] - small[AREA] == pytest.approx(np.full(N_Q, np.log(4)), abs=0.1)
+    assert np.exp(small[AREA]) == pytest.approx(np.full(N_Q, np.pi * 16), rel=0.15)
+    assert np.exp([small[SPACING], large[SPACING]]) == pytest.approx(np.repeat([[20.0], [40.0]], N_Q, 1), rel=0.02)
+    energy = slice(-len(nuclear.SIGMAS_PX), None)
+    at = np.log(nuclear.SIGMAS_PX)
+    assert (large[energy] - small[energy]) @ at > 0.2
+    assert measured(nuclei(4, 40, stretch=2))[ECCENTRICITY] == pytest.approx(np.full(N_Q, np.sqrt(0.75)), abs=0.05)
+
+
+def test_a_stronger_stain_changes_nothing_once_the_section_is_known():
+    weak, strong = (measured(nuclei(5, 32, strength=s)) for s in (0.7, 1.4))
+    assert strong == pytest.approx(weak, abs=0.1)
+
+
+def test_a_window_without_nuclei_or_of_nothing_else_has_features():
+    stain = nuclear.Stain.of([nuclei(4, 20)])
+    for window in (np.full((160, 160, 3), 250, np.uint8), np.full((160, 160, 3), (60, 20, 120), np.uint8)):
+        found = nuclear.nuclear_features(window, stain)
+        assert found.shape == (nuclear.DIM,)
+        assert np.isfinite(found).all()
+
+
+def test_energies_are_those_of_laplacians_of_gaussians():
+    from scipy.ndimage import gaussian_laplace
+
+    seen = np.random.default_rng(0).normal(size=(64, 64))
+    taper = np.hanning(64)[:, None] * np.hanning(64)[None, :]
+    tapered = (seen - seen.mean()) * taper
+    for sigma, found in list(zip(nuclear.SIGMAS_PX, nuclear._energies(seen), strict=True))[2:]:
+        response = sigma**2 * gaussian_laplace(tapered, sigma, mode="wrap", truncate=8)
+        assert found == pytest.approx((response**2).sum() / (taper**2).sum(), rel=0.01)
+
+
+class Slide:
+    """A section whose image says how large a window was asked for."""
+
+    def __init__(self, mpp):
+        self.mpp, self.centres_um, self.asked = mpp, np.zeros((6, 2)), set()
+
+    def image(self):
+        return self
+
+    def close(self):
+        pass
+
+    def read_many(self, centres, size_um, out_px):
+        self.asked.add(size_um)
+        return ((i, np.full((out_px, out_px, 3), i, np.uint8)) for i in range(len(centres)))
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 0.8])
+def test_a_careless_window_has_as_many_pixels_as_the_right_one_would_at_half_a_micrometre(mpp):
+    right, careless = Slide(mpp), Slide(mpp)
+    assert len(scale_error.read(right, careless=False, every=2)) == 3
+    scale_error.read(careless, careless=True)
+    assert right.asked == {scale_error.WINDOW_UM}
+    assert [size / mpp for size in careless.asked] == [scale_error.WINDOW_UM / scale_error.CLAIMED]
+    assert (careless.asked == right.asked) == (mpp == scale_error.CLAIMED)
+
+
+def test_a_probe_finds_what_other_patients_teach_and_not_what_only_the_patient_could():
+    made = world(5, 1)
+    for s in made:
+        s.expression = lambda s=s: (s.counts,)
+    own = scale_error.probe(made, [s.features[::2, :2] for s in made], every=2)
+    assert min(own["cancer AUROC"]) > 0.95
+    assert np.mean(own["expression, Pearson"]) > 0.3
+    # The state stands in a column of each patient's own: constant, and so unlearnt, in everybody else.
+    private = [np.eye(5)[p] * s.features[:, :1] for p, s in enumerate(made)]
+    found = scale_error.probe(made, private)
+    assert found["cancer AUROC"] == pytest.approx([0.5] * 5)
+
+
+def test_differences_are_of_patients_however_many_sections_each_has():
+    text = scale_error.difference([1.0, 0.5, 0.9], [0.5, 0.5, 0.8], ["a", "a", "b"])
+    assert "difference +0.175 [+0.100, +0.250]" in text
+    assert "better in 2/2" in text
+    assert "difference +0.000 [+0.000, +0.000]" in scale_error.difference([0.7, 0.8], [0.7, 0.8], ["a", "b"])
 
 
 @pytest.mark.slow

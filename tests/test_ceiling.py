@@ -9,24 +9,18 @@ import pytest
 import scipy.sparse as sp
 
 from bench_fakes import CLASSES, FakeModel, FakeSection, trial
-from triglyph.bench.baselines import Depth, Features, Position, expression_baselines, retrieval_baselines
-from triglyph.bench.ceiling import (
-    DOMAINS,
-    EXPRESSION,
-    NOTES,
-    THINNING,
-    ceiling_rows,
-    diagonal_ranks,
-    expected_log1p_cp10k,
-    match_log_posterior,
-    noise_free_correlation,
-    split_counts,
-)
+from triglyph.bench.baselines import feature_baselines, retrieval_baselines
+from triglyph.bench.ceilings.laws import expected_log1p_cp10k, match_log_posterior
+from triglyph.bench.ceilings.retrieval import diagonal_ranks
+from triglyph.bench.ceilings.rows import ceiling_rows
+from triglyph.bench.ceilings.subjects import DOMAINS, EXPRESSION, NOTES, THINNING
 from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.features import Depth, Features, Position
 from triglyph.bench.linear_probe import LinearProbe
 from triglyph.bench.null import LOWER_IS_BETTER
+from triglyph.bench.registry import protocol
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.ridge_expression import RidgeExpression
 from triglyph.bench.suite import evaluate
 from triglyph.bench.table import markdown, tabulate
 from triglyph.bench.truth import truth_of
@@ -34,6 +28,7 @@ from triglyph.bench.zero_shot import Prompts, ZeroShot
 from triglyph.errors import ContractError
 from triglyph.metrics.correlation import mean_defined, pearson
 from triglyph.metrics.expression import log1p_cp10k
+from triglyph.metrics.thinning import noise_free_correlation, split_counts
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
 
@@ -51,11 +46,16 @@ class KnownSection(FakeSection):
         self.counts = sp.csr_matrix(np.random.default_rng(self.seed).poisson(self.rate))
         full = np.array(FakeSection(self.id, self.patient, side=self.side).labels)
         shares = (full[:, None] == np.array(CLASSES)[None, :]).astype(float)
-        self.table = SimpleNamespace(
+        self.kept = SimpleNamespace(
+            obs={},
             layers={"truth_expected": self.rate.astype(np.float32)} if expected else {},
             obsm={"truth_domains": shares} if domains else {},
         )
         self.info = SimpleNamespace(source={"truth_domains": list(CLASSES)})
+
+    @property
+    def table(self):
+        return self.kept
 
 
 def known_trial(**options):
@@ -98,7 +98,7 @@ def test_halves_that_do_not_agree_say_nothing_rather_than_nonsense():
 
 def test_thinning_recovers_what_the_known_rates_of_poisson_counts_reach():
     made = known_trial(side=60, depth=20.0, genes=30)
-    protocol = RidgeExpression(n_genes=30, n_boot=0)
+    protocol = Expression(n_genes=30, n_boot=0)
     rows = ceiling_rows(protocol, made, JUDGED)
     # Known without any ceiling's code: correlation of the log of the rates themselves with the log of the counts.
     known = [mean_defined(pearson(np.log(s.rate), log1p_cp10k(s.counts).toarray())).value for s in made.test]
@@ -110,13 +110,13 @@ def test_thinning_finds_nothing_where_all_rates_are_equal():
     made = known_trial(side=40, depth=50.0)
     for s in (*made.train, *made.test):
         s.counts = sp.csr_matrix(rng.poisson(40.0, s.counts.shape))
-    rows = ceiling_rows(RidgeExpression(n_boot=0), made, JUDGED)
+    rows = ceiling_rows(Expression(n_boot=0), made, JUDGED)
     assert value(rows, THINNING, "pearson") < 0.15
 
 
 def test_the_thinning_ceiling_rises_with_depth():
     found = [
-        value(ceiling_rows(RidgeExpression(n_boot=0), known_trial(depth=d), JUDGED), THINNING, "pearson")
+        value(ceiling_rows(Expression(n_boot=0), known_trial(depth=d), JUDGED), THINNING, "pearson")
         for d in (0.5, 5.0, 500.0)
     ]
     assert found == sorted(found)
@@ -144,7 +144,7 @@ def test_the_expected_log_is_what_many_draws_average_to(dispersion):
 
 
 def test_true_expression_has_the_least_error_that_thinning_allows():
-    rows = ceiling_rows(RidgeExpression(n_boot=0), known_trial(side=40), JUDGED)
+    rows = ceiling_rows(Expression(n_boot=0), known_trial(side=40), JUDGED)
     assert value(rows, EXPRESSION, "pearson") == pytest.approx(value(rows, THINNING, "pearson"), abs=0.05)
     assert value(rows, EXPRESSION, "genes-undefined") == 0
 
@@ -197,6 +197,23 @@ def test_labels_are_read_off_the_true_domains_that_they_name():
     words = ceiling_rows(ZeroShot(n_boot=0), made, JUDGED)
     assert {r.direction for r in words} == {"text->image", "text->expression"}
     assert value(words, DOMAINS, "auroc", direction="text->image") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("knn-20", "balanced-accuracy@20"),
+        ("simpleshot", "balanced-accuracy@1-shot"),
+        ("learning-curve", "balanced-accuracy@1-patients"),
+        ("clustering", "ari"),
+        ("label-retrieval", "map"),
+    ],
+)
+def test_every_protocol_of_labels_has_the_ceiling_of_true_domains(name, metric):
+    options = {"episodes": 20} if name == "simpleshot" else {}
+    rows = ceiling_rows(protocol(name, {"n_boot": 0, **options}), known_trial(), JUDGED)
+    assert {r.role for r in rows} == {"ceiling"}
+    assert value(rows, DOMAINS, metric) > 0.85
 
 
 def test_a_class_that_training_never_saw_is_scored_by_its_share():
@@ -258,7 +275,7 @@ def simulated():
 def test_no_baseline_beats_a_ceiling_on_simulated_tissue(simulated):
     seen = Composition()
     cases = [
-        (RidgeExpression(n_boot=0), expression_baselines(seen), ("pearson", "mse")),
+        (Expression(n_boot=0), feature_baselines(seen, placed=True), ("pearson", "mse")),
         (Retrieval(n_boot=0), retrieval_baselines(simulated, seen), ("recall@1", "recall@10", "median-rank")),
         (
             LinearProbe(n_boot=0),
@@ -287,7 +304,7 @@ def test_no_baseline_beats_a_ceiling_on_simulated_tissue(simulated):
 def test_a_section_without_truth_has_no_ceiling_that_needs_it_and_no_error():
     made = trial()
     assert truth_of(made.test[0]) is None
-    protocols = (RidgeExpression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0))
+    protocols = (Expression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0))
     rows = [r for p in protocols for r in ceiling_rows(p, made, JUDGED)]
     assert {r.model for r in rows} == {THINNING}
     bare = known_trial(domains=False, expected=False)
@@ -297,13 +314,13 @@ def test_a_section_without_truth_has_no_ceiling_that_needs_it_and_no_error():
 def test_one_test_section_without_truth_takes_the_ceiling_away_rather_than_changing_what_it_is_over():
     made = known_trial()
     made.test[0].table.layers.clear()
-    assert {r.model for r in ceiling_rows(RidgeExpression(n_boot=0), made, JUDGED)} == {THINNING}
+    assert {r.model for r in ceiling_rows(Expression(n_boot=0), made, JUDGED)} == {THINNING}
     assert ceiling_rows(Retrieval(n_boot=0), made, JUDGED) == []
 
 
 def test_ceilings_are_over_the_locations_that_the_subject_has():
     made, judged = known_trial(), FakeModel(absent=range(50))
-    for protocol in (RidgeExpression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0)):
+    for protocol in (Expression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0)):
         own = {(r.direction, r.metric, r.group): r.n for r in protocol.run(Subject("mine", judged), made)}
         rows = ceiling_rows(protocol, made, judged)
         assert rows
@@ -318,14 +335,14 @@ def test_a_section_that_the_subject_has_nothing_of_is_in_no_ceiling():
 
         pooled = embed
 
-    rows = ceiling_rows(RidgeExpression(n_boot=0), known_trial(), Half())
+    rows = ceiling_rows(Expression(n_boot=0), known_trial(), Half())
     assert {r.group for r in rows if r.aggregation == "per-section"} == {"all", "s3"}
 
 
 def test_ceilings_stand_in_the_table_by_default_and_say_what_they_know():
     made = known_trial()
     subject = Subject("mine", FakeModel())
-    protocols = (RidgeExpression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0))
+    protocols = (Expression(n_boot=0), Retrieval(n_boot=0), LinearProbe(n_boot=0), ZeroShot(n_boot=0))
     rows = evaluate(subject, made, protocols)
     ceilings = [r for r in rows if r.role == "ceiling"]
     assert {(r.task, r.model) for r in ceilings} == {

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from triglyph.errors import ContractError
-from triglyph.metrics.bootstrap import Resamples, interval, nan_mean, spatial_blocks
+from triglyph.metrics.bootstrap import Resamples, interval, nan_mean, spatial_blocks, worth_together
 from triglyph.metrics.ranking import auroc
 
 
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_gives_others():
     assert (a != c).any()
 
 
-def test_blocks_are_squares_of_tissue_and_hold_every_location_once():
+def test_blocks_are_equal_parts_of_the_piece_and_hold_every_location_once():
     xy = np.random.default_rng(0).uniform(0, 2000, (500, 2)) + np.array([1e5, -300.0])
     blocks = spatial_blocks(xy, side_um=500)
     assert sorted(set(blocks)) == list(range(16))
@@ -89,6 +89,35 @@ def test_blocks_are_squares_of_tissue_and_hold_every_location_once():
     with pytest.raises(ContractError, match="side"):
         spatial_blocks(xy, side_um=0)
     assert len(spatial_blocks(np.zeros((0, 2)), side_um=500)) == 0
+
+
+@pytest.mark.parametrize(("extent_um", "number"), [(400, 1), (1400, 1), (1600, 2), (3150, 3), (6500, 6)])
+def test_no_block_is_a_sliver_at_the_edge(extent_um, number):
+    x = np.linspace(0, extent_um, 40)
+    blocks = spatial_blocks(np.stack([x, np.full(40, 7.0)], axis=1), side_um=1000)
+    sizes = np.bincount(blocks)
+    assert len(sizes) == number
+    assert sizes.min() > sizes.max() / 2
+
+
+def test_a_class_that_lies_in_few_blocks_is_worth_few_units():
+    units = np.repeat(np.arange(10), 20)
+    drawn = Resamples(units, n_boot=2)
+    even, alone, mostly = np.ones(200), units == 3, np.where(units == 3, 10.0, np.where(units == 4, 5.0, 0.0))
+    found = drawn.n_effective(np.stack([even, alone, mostly, np.zeros(200)], axis=1))
+    np.testing.assert_allclose(found, [10, 1, 15**2 / 125, 0])
+    assert worth_together([10, 2, 0]) == pytest.approx(2 / (1 / 10 + 1 / 2))
+    assert worth_together([0.0]) == 0
+
+
+def test_an_interval_that_hangs_on_few_units_is_wider_and_on_one_there_is_none():
+    draws = np.random.default_rng(0).normal(0.5, 0.1, 500)
+    enough = {"value": 0.5, "unit": "spatial-block", "n_units": 20, "min_units": 4}
+    whole, few = interval(draws, **enough), interval(draws, n_effective=4.0, **enough)
+    ratio = np.sqrt(4 / 3) * stats.t.ppf(0.975, 3) / (np.sqrt(20 / 19) * stats.t.ppf(0.975, 19))
+    assert (few.high - 0.5) / (whole.high - 0.5) == pytest.approx(ratio)
+    assert few.n_units == 20
+    assert interval(draws, n_effective=1.5, **enough) is None
 
 
 def test_correlated_neighbours_widen_the_interval_when_drawn_as_blocks():
@@ -101,27 +130,56 @@ def test_correlated_neighbours_widen_the_interval_when_drawn_as_blocks():
     assert wide > 3 * narrow
 
 
-def test_interval_of_many_patients_covers_the_truth_nearly_nominally():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for i in range(300):
-        values = rng.normal(size=20)
-        ci = interval(
-            Resamples(np.arange(20), n_boot=400, seed=i).mean(values)[:, 0], unit="patient", n_units=20, min_units=6
-        )
-        hits += ci.low <= 0 <= ci.high
-    assert 0.88 <= hits / 300 <= 0.97
+def patients(values, *, n_boot=400, seed=0, min_units=2):
+    drawn = Resamples(np.arange(len(values)), n_boot=n_boot, seed=seed).mean(values)[:, 0]
+    return interval(drawn, value=values.mean(), unit="patient", n_units=len(values), min_units=min_units)
 
 
-def test_too_few_units_or_mostly_undefined_draws_give_no_interval():
+def test_the_interval_of_a_mean_of_patients_is_students_in_the_limit_of_many_draws():
+    values = np.random.default_rng(0).gamma(2, size=7)
+    found = patients(values, n_boot=200_000)
+    assert found[:2] == pytest.approx(tuple(stats.ttest_1samp(values, 0).confidence_interval(0.95)), rel=0.02)
+
+
+@pytest.mark.parametrize("n", [4, 6, 12])
+def test_the_interval_of_few_patients_covers_the_truth_nominally(n):
+    rng, hits = np.random.default_rng(n), 0
+    for i in range(400):
+        found = patients(rng.normal(size=n), seed=i, n_boot=200)
+        hits += found.low <= 0 <= found.high
+    # 380 are expected, and 18 are four standard errors; percentiles of the same draws cover 320, 342 and 364.
+    assert 362 <= hits <= 396
+
+
+def test_sections_drawn_each_on_its_own_cost_a_degree_of_freedom_each():
+    rng = np.random.default_rng(1)
+    values, strata = rng.normal(size=20), np.repeat([0, 1], 10)
+    drawn = Resamples(np.arange(20), strata=strata, n_boot=100_000).mean(values)[:, 0]
+    found = interval(drawn, value=values.mean(), unit="spatial-block", n_units=20, n_strata=2, min_units=5)
+    pooled = np.sqrt((values[:10].var(ddof=1) + values[10:].var(ddof=1)) / 2 / 20)
+    assert found.high - values.mean() == pytest.approx(stats.t.ppf(0.975, 18) * pooled, rel=0.02)
+
+
+def test_an_interval_is_cut_where_the_statistic_ends():
+    draws = np.random.default_rng(0).normal(0.97, 0.03, 500)
+    free = interval(draws, value=0.97, unit="patient", n_units=9, min_units=6)
+    cut = interval(draws, value=0.97, unit="patient", n_units=9, min_units=6, bounds=(0.0, 1.0))
+    assert free.high > 1.0
+    assert (cut.low, cut.high) == (free.low, 1.0)
+
+
+def test_too_few_units_mostly_undefined_draws_or_an_undefined_value_give_no_interval():
     draws = np.linspace(0, 1, 101)
-    assert interval(draws, unit="patient", n_units=5, min_units=6) is None
-    assert interval(np.where(np.arange(101) % 3 > 0, np.nan, draws), unit="patient", n_units=9, min_units=6) is None
-    assert interval(np.zeros(0), unit="patient", n_units=9, min_units=6) is None
-    found = interval(draws, unit="spatial-block", n_units=9, min_units=5)
+    enough = {"value": 0.5, "unit": "patient", "n_units": 9, "min_units": 6}
+    assert interval(draws, **{**enough, "n_units": 5}) is None
+    assert interval(draws, **{**enough, "n_strata": 9}) is None
+    assert interval(draws, **{**enough, "value": np.nan}) is None
+    assert interval(np.where(np.arange(101) % 3 > 0, np.nan, draws), **enough) is None
+    assert interval(np.zeros(0), **enough) is None
+    found = interval(np.where(np.arange(101) % 3 > 1, np.nan, draws), **{**enough, "unit": "spatial-block"})
     assert found is not None
     assert (found.unit, found.n_units) == ("spatial-block", 9)
-    assert (found.low, found.high) == (pytest.approx(0.025), pytest.approx(0.975))
+    assert found.low < 0.5 < found.high
 
 
 def test_nan_mean_leaves_out_what_is_undefined_without_a_word():

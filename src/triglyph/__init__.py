@@ -21,7 +21,7 @@ _PUBLIC = {
     "TriglyphError": "triglyph.errors:TriglyphError",
     "demo": "triglyph.workflows.demo:demo",
     "embed": "triglyph.workflows.embed:embed",
-    "judge": "triglyph.workflows.bench:bench_run",
+    "judge": "triglyph.workflows.bench_run:bench_run",
     "read": "triglyph.workflows.read:read",
     "settings": "triglyph.settings:settings",
     "simulate": "triglyph.workflows.simulate:simulate",

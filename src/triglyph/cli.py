@@ -29,6 +29,10 @@ _VERBS = {
     "read": ("triglyph.workflows.read:read", "Read vendor folders into a cohort; resumable."),
     "info": ("triglyph.workflows.info:info", "Say what a cohort, a section or a run is."),
     "split": ("triglyph.workflows.split:split", "Divide a cohort into training and test sections."),
+    "audit": (
+        "triglyph.workflows.audit:audit",
+        "Look for leaks: in a split, a run, an encoder.",
+    ),
     "embed": ("triglyph.workflows.embed:embed", "Run a frozen encoder over a cohort, once."),
     "train": ("triglyph.workflows.train:train", "Train a recipe; run it again to go on where it stopped."),
 }
@@ -38,7 +42,7 @@ _GROUPS = {
         {
             "list": ("triglyph.workflows.bench:bench_list", "List the protocols."),
             "show": ("triglyph.workflows.bench:bench_show", "Show a protocol's card."),
-            "run": ("triglyph.workflows.bench:bench_run", "Run protocols on held-out sections."),
+            "run": ("triglyph.workflows.bench_run:bench_run", "Run protocols on held-out sections."),
             "compare": ("triglyph.workflows.bench:bench_compare", "Put the results of several runs side by side."),
         },
     ),

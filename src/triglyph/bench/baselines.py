@@ -16,15 +16,13 @@ from triglyph.bench.expression.predictors import (
 )
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
 from triglyph.bench.features import Columns, Constant, Depth, Position
-from triglyph.bench.protocol import Protocol
+from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.ridge_retrieval import ridge_retrieval
 
 PLACES = ("positions z-scored within each test section",)
 DEPTH = ("depth of the test locations is the input",)
 ALIGNED = ("training sections laid onto each test section by its stain",)
-LABELS = {"linear-probe", "knn", "simpleshot", "learning-curve", "clustering", "label-retrieval"}
-"""Tasks that read labels off an embedding."""
 
 
 def beside(protocol: Protocol, trial: Trial, subject: Subject | None, stain_texture: Embedder | None) -> list[Subject]:
@@ -46,7 +44,7 @@ def beside(protocol: Protocol, trial: Trial, subject: Subject | None, stain_text
     if isinstance(protocol, Retrieval):
         both = subject is None or {"image", "expression"} <= set(subject.modalities)
         return retrieval_baselines(trial, stain_texture, placed=placed) if both else []
-    if protocol.task in LABELS:
+    if protocol.task in LABEL_TASKS:
         return label_baselines(getattr(protocol, "modality", "image"), stain_texture, placed=placed)
     if protocol.task == "expression":
         return feature_baselines(stain_texture, placed=placed)

@@ -12,8 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import SectionLike
-from triglyph.bench.rows import BLOCK, PATIENT, Measure, Rows, mean_or_nan
-from triglyph.metrics.bootstrap import MIN_BLOCKS, MIN_PATIENTS, Interval, Resamples, interval, nan_mean, spatial_blocks
+from triglyph.bench.rows import BLOCK, PATIENT, Measure, Rows, bounds_of, mean_or_nan
+from triglyph.metrics.bootstrap import (
+    MIN_BLOCKS,
+    MIN_PATIENTS,
+    Interval,
+    Resamples,
+    interval,
+    nan_mean,
+    spatial_blocks,
+    worth_together,
+)
 from triglyph.metrics.ranking import auroc
 from triglyph.metrics.result import Level, Result
 
@@ -64,12 +73,14 @@ def score_rows(rows: Rows, scored: Sequence[Scored], *, classes: Sequence[str], 
     values = {name: auroc(s.scores, s.truth) for name, s in by_id.items()}
     drawn = {name: rows.blocks(s.section, s.rows) for name, s in by_id.items()}
     draws = {name: drawn[name].auroc(s.scores, s.truth) for name, s in by_id.items()}
+    worth = {name: _worth(drawn[name], s.truth) for name, s in by_id.items()}
     measures = {
         name: Measure(
             value=mean_or_nan(values[name]),
             n=len(s.rows),
             draws=nan_mean(draws[name], axis=1),
             n_blocks=drawn[name].n_units,
+            n_effective=worth_together(worth[name]),
             chance=0.5,
             n_gallery=len(s.rows),
         )
@@ -77,9 +88,9 @@ def score_rows(rows: Rows, scored: Sequence[Scored], *, classes: Sequence[str], 
     }
     for level, ids in rows.by_level(list(by_id)):
         some = [by_id[s] for s in ids]
-        n_blocks = [drawn[s].n_units for s in ids]
+        blocks = np.array([drawn[s].n_units for s in ids]), np.stack([worth[s] for s in ids])
         grid = np.stack([values[s] for s in ids])  # (sections, classes)
-        out += _macro(rows, some, grid, np.stack([draws[s] for s in ids]), n_blocks, classes, direction, level)
+        out += _macro(rows, some, grid, np.stack([draws[s] for s in ids]), blocks, classes, direction, level)
         out += _pooled(rows, some, classes, direction, level)
     return out + rows.per_section(measures, metric="auroc", direction=direction)
 
@@ -89,24 +100,36 @@ def _macro(
     scored: Sequence[Scored],
     grid: Floats,
     draws: Floats,
-    n_blocks: Sequence[int],
+    blocks: tuple[NDArray[np.intp], Floats],
     classes: Sequence[str],
     direction: str,
     level: Level,
 ) -> list[Result]:
-    patients = [s.section.patient for s in scored]
-    if len(set(patients)) >= MIN_PATIENTS:
-        people = Resamples(np.array(patients), n_boot=rows.n_boot, seed=rows.protocol.seed)
-        by_class, unit, units, least = people.mean(grid, mask=~np.isnan(grid)), PATIENT, people.n_units, MIN_PATIENTS
+    patients, (n_blocks, worth) = np.array([s.section.patient for s in scored]), blocks
+    by_patient = len(set(patients)) >= MIN_PATIENTS
+    if by_patient:
+        by_class = Resamples(patients, n_boot=rows.n_boot, seed=rows.protocol.seed).mean(grid, mask=~np.isnan(grid))
     else:
         # (n_boot, classes): sections are drawn block-wise, each on its own
-        by_class, unit, units, least = nan_mean(draws, axis=0), BLOCK, sum(n_blocks), MIN_BLOCKS
-    enough = unit == PATIENT or min(n_blocks) >= MIN_BLOCKS
+        by_class = nan_mean(draws, axis=0)
 
-    def ci(of: Floats) -> Interval | None:
-        return interval(of, unit=unit, n_units=units, min_units=least) if enough else None
+    def ci(of: Floats, value: float, where: NDArray[np.bool_], worth: Floats) -> Interval | None:
+        """Of a mean over the sections `where`: who has no value is no unit. `worth` (sections,) of their blocks."""
+        if not where.any() or (not by_patient and n_blocks[where].min() < MIN_BLOCKS):
+            return None
+        return interval(
+            of,
+            value=value,
+            unit=PATIENT if by_patient else BLOCK,
+            n_units=len(set(patients[where])) if by_patient else int(n_blocks[where].sum()),
+            n_effective=None if by_patient else float(worth[where].sum()),
+            n_strata=1 if by_patient else int(where.sum()),
+            min_units=MIN_PATIENTS if by_patient else MIN_BLOCKS,
+            bounds=bounds_of("auroc"),
+        )
 
     sizes = [len(s.rows) for s in scored]
+    some, together = np.asarray(~np.isnan(grid).all(axis=1)), np.array([worth_together(of) for of in worth])
     out = []
     per_class = nan_mean(grid, axis=0)
     for c, name in enumerate(classes):
@@ -121,7 +144,7 @@ def _macro(
                 level=level,
                 value=per_class[c],
                 n=n,
-                ci=ci(by_class[:, c]),
+                ci=ci(by_class[:, c], per_class[c], where, worth[:, c]),
                 chance=0.5,
                 n_gallery=round(n / where.sum()) if where.any() else 0,
             )
@@ -135,7 +158,7 @@ def _macro(
             level=level,
             value=mean_or_nan(per_class),
             n=sum(sizes),
-            ci=ci(nan_mean(by_class, axis=1)),
+            ci=ci(nan_mean(by_class, axis=1), mean_or_nan(per_class), some, together),
             chance=0.5,
             n_gallery=round(sum(sizes) / len(sizes)),
         )
@@ -152,15 +175,16 @@ def _pooled(rows: Rows, scored: Sequence[Scored], classes: Sequence[str], direct
     if len(set(patients)) >= MIN_PATIENTS:
         people = np.concatenate([np.full(len(s.rows), s.section.patient) for s in scored])
         drawn = Resamples(people, n_boot=rows.n_boot, seed=rows.protocol.seed)
-        unit, least = PATIENT, MIN_PATIENTS
+        unit, strata, least = PATIENT, 1, MIN_PATIENTS
     else:
         side = rows.protocol.block_um
         blocks = np.concatenate([spatial_blocks(s.section.centres_um, side_um=side)[s.rows] for s in scored])
         drawn = Resamples(blocks, strata=sections, n_boot=rows.n_boot, seed=rows.protocol.seed)
-        unit, least = BLOCK, MIN_BLOCKS
+        unit, strata, least = BLOCK, len(scored), MIN_BLOCKS
     draws = drawn.auroc(scores, truth)
-    groups = [(name, values[c], draws[:, c]) for c, name in enumerate(classes)]
-    groups.append(("all", mean_or_nan(values), nan_mean(draws, axis=1)))
+    worth = _worth(drawn, truth)
+    groups = [(name, values[c], draws[:, c], worth[c]) for c, name in enumerate(classes)]
+    groups.append(("all", mean_or_nan(values), nan_mean(draws, axis=1), worth_together(worth)))
     return [
         rows.row(
             metric="auroc",
@@ -170,9 +194,23 @@ def _pooled(rows: Rows, scored: Sequence[Scored], classes: Sequence[str], direct
             level=level,
             value=value,
             n=len(scores),
-            ci=interval(of, unit=unit, n_units=drawn.n_units, min_units=least),
+            ci=interval(
+                of,
+                value=value,
+                unit=unit,
+                n_units=drawn.n_units,
+                n_effective=units,
+                n_strata=strata,
+                min_units=least,
+                bounds=bounds_of("auroc"),
+            ),
             chance=0.5,
             n_gallery=len(scores),
         )
-        for name, value, of in groups
+        for name, value, of, units in groups
     ]
+
+
+def _worth(drawn: Resamples, truth: NDArray[np.bool_]) -> Floats:
+    """(classes,) what the units are worth to an AUROC: the locations of its rarer side may lie in a few of them."""
+    return np.minimum(drawn.n_effective(truth), drawn.n_effective(~truth))

@@ -69,7 +69,7 @@ class ObsmFeatures(Features):
         values = np.asarray(section.table.obsm[self.key], dtype=np.float64)
         if values.ndim != 2:
             raise ContractError(f"obsm[{self.key!r}] must be (n, dim)", where=f"shape {values.shape}")
-        return values, np.isfinite(values).all(axis=1)
+        return values, np.asarray(np.isfinite(values).all(axis=1))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ PER_SECTION = {
 """Aggregations that every protocol has. Sections of different `level` are never averaged: each level has its rows."""
 
 
+LABEL_TASKS = {"linear-probe", "knn", "few-shot", "learning-curve", "clustering", "label-retrieval"}
+"""Tasks that read labels off an embedding."""
+
+
 class Protocol(Frozen, abc.ABC):
     """Base of all protocols."""
 
@@ -49,8 +53,12 @@ class Protocol(Frozen, abc.ABC):
     has_null: ClassVar[bool] = False
     """Whether refits on shuffled pairs mean something to it."""
 
-    block_um: float = 500.0
-    """Side of the blocks of tissue drawn for intervals where there are fewer than 6 patients, µm."""
+    block_um: float = 1000.0
+    """Side of the blocks of tissue drawn for intervals where there are fewer than 6 patients, µm.
+
+    Intervals cover what they say where it is three times the length over which tissue stays alike; see
+    `triglyph.metrics.bootstrap`.
+    """
     n_boot: int = N_BOOT
     seed: int = 0
 

@@ -6,15 +6,34 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from triglyph.bench.clustering import Clustering
+from triglyph.bench.expression.protocol import Expression, GenesFromGenes
+from triglyph.bench.knn import NearestNeighbours
+from triglyph.bench.label_retrieval import LabelSearch
+from triglyph.bench.learning_curve import LearningCurve
 from triglyph.bench.linear_probe import LinearProbe
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.ridge_expression import RidgeExpression
+from triglyph.bench.simpleshot import SimpleShot
 from triglyph.bench.zero_shot import ZeroShot
 from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
-PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in (Retrieval, ZeroShot, LinearProbe, RidgeExpression)}
+PROTOCOLS: dict[str, type[Protocol]] = {
+    p.name: p
+    for p in (
+        Retrieval,
+        ZeroShot,
+        LinearProbe,
+        NearestNeighbours,
+        SimpleShot,
+        LearningCurve,
+        Clustering,
+        LabelSearch,
+        Expression,
+        GenesFromGenes,
+    )
+}
 
 
 def names() -> list[str]:

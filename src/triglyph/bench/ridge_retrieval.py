@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import Array, Embedder, SectionLike, Subject, Trial
-from triglyph.bench.genes import TrialExpression
+from triglyph.bench.expression.targets import Targets
 from triglyph.bench.parts import pooled
 from triglyph.bench.ridge import PER_SECTION_NOTE, Standardise, fit_ridge
 from triglyph.errors import ContractError
@@ -63,13 +63,13 @@ def ridge_retrieval(
     features
         Any embedder of `image`.
     n_genes, min_detected
-        Genes, as in `ridge-expression`.
+        Genes, as in `expression`.
     n_components
         At most as many as training locations and genes allow.
     transductive
         What the features see of the test set.
     """
-    expression = TrialExpression(trial, n_genes=n_genes, min_detected=min_detected)
+    expression = Targets(trial, n_genes=n_genes, min_detected=min_detected)
 
     train = []
     for section in trial.train:

@@ -31,6 +31,15 @@ from triglyph.metrics.result import Level, Result
 Floats = NDArray[np.float64]
 BLOCK, PATIENT = "spatial-block", "patient"
 LEVELS: tuple[Level, ...] = ("patient", "within-patient", "within-section")
+_BOUNDS = {
+    "auroc": (0.0, 1.0),
+    "balanced-accuracy": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "pearson": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "median-rank": (1.0, np.inf),
+    "mse": (0.0, np.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Measure:
     draws: Floats | None = None
     """(n_boot,) of the block bootstrap; None where the metric has none."""
     n_blocks: int = 0
+    n_effective: float | None = None
+    """What the blocks are worth (`Resamples.n_effective`) where the metric hangs on few of them; None: all the same."""
     chance: float | None = None
     n_gallery: int | None = None
     n_genes: int | None = None
@@ -137,23 +148,55 @@ class Rows:
                 people.setdefault(self.trial.patients[s], []).append(s)
             enough = len(people) >= MIN_PATIENTS
             emit = partial(self._emit, metric=metric, direction=direction, level=level)
+            by_patient = partial(self._patient_interval, metric=metric)
+            by_block = partial(_block_interval, metric=metric)
 
             for s in ids:
-                out.append(emit([one[s]], "per-section", s, one[s].value, _block_interval([[one[s]]])))
+                out.append(emit([one[s]], "per-section", s, one[s].value, by_block([[one[s]]])))
             values = [one[s].value for s in ids]
             ci = (
-                self._patient_interval(values, [self.trial.patients[s] for s in ids])
+                by_patient(values, [self.trial.patients[s] for s in ids])
                 if enough
-                else _block_interval([[m] for m in one.values()])
+                else by_block([[m] for m in one.values()])
             )
             out.append(emit(list(one.values()), "per-section", "all", mean_or_nan(values), ci))
 
             grouped = {patient: [one[s] for s in members] for patient, members in people.items()}
             means = [mean_or_nan([m.value for m in of]) for of in grouped.values()]
             for (patient, of), value in zip(grouped.items(), means, strict=True):
-                out.append(emit(of, "per-patient", patient, value, _block_interval([of])))
-            ci = self._patient_interval(means, list(grouped)) if enough else _block_interval(list(grouped.values()))
+                out.append(emit(of, "per-patient", patient, value, by_block([of])))
+            ci = by_patient(means, list(grouped)) if enough else by_block(list(grouped.values()))
             out.append(emit(list(one.values()), "per-patient", "all", mean_or_nan(means), ci))
+        return out
+
+    def by_patient(self, sections: Sequence[SectionLike]) -> list[tuple[Level, str, list[SectionLike]]]:
+        """Sections of one patient and one level, in order."""
+        found: dict[tuple[Level, str], list[SectionLike]] = {}
+        for section in sections:
+            found.setdefault((self.levels[section.id], section.patient), []).append(section)
+        return [(level, patient, of) for (level, patient), of in found.items()]
+
+    def patient_pooled(
+        self, measures: Mapping[tuple[Level, str], Measure], *, metric: str, direction: str
+    ) -> list[Result]:
+        """The rows of a metric taken over all locations of a patient at once: each patient, and their mean."""
+        out: list[Result] = []
+        for level in LEVELS:
+            one = {patient: m for (at, patient), m in measures.items() if at == level}
+            if not one:
+                continue
+            emit = partial(self._emit, metric=metric, direction=direction, level=level)
+            out += [
+                emit([m], "patient-pooled", patient, m.value, _block_interval([[m]], metric=metric))
+                for patient, m in one.items()
+            ]
+            values = [m.value for m in one.values()]
+            ci = (
+                self._patient_interval(values, list(one), metric=metric)
+                if len(one) >= MIN_PATIENTS
+                else _block_interval([[m] for m in one.values()], metric=metric)
+            )
+            out.append(emit(list(one.values()), "patient-pooled", "all", mean_or_nan(values), ci))
         return out
 
     def _emit(
@@ -185,24 +228,47 @@ class Rows:
             n_genes=min(genes) if genes else None,
         )
 
-    def _patient_interval(self, values: ArrayLike, patients: Sequence[str]) -> Interval | None:
+    def _patient_interval(self, values: ArrayLike, patients: Sequence[str], *, metric: str) -> Interval | None:
         """Of the mean over `values`, one per section or patient, when patients are drawn."""
         x = np.asarray(values, dtype=np.float64)
-        drawn = Resamples(np.array(patients), n_boot=self.n_boot, seed=self.protocol.seed)
-        draws = drawn.mean(x, mask=~np.isnan(x)[:, None])[:, 0]
-        return interval(draws, unit=PATIENT, n_units=drawn.n_units, min_units=MIN_PATIENTS)
+        there = ~np.isnan(x)
+        # Who has no value is no unit.
+        drawn = Resamples(np.array(patients)[there], n_boot=self.n_boot, seed=self.protocol.seed)
+        return interval(
+            drawn.mean(x[there])[:, 0],
+            value=mean_or_nan(x),
+            unit=PATIENT,
+            n_units=drawn.n_units,
+            min_units=MIN_PATIENTS,
+            bounds=bounds_of(metric),
+        )
 
 
-def _block_interval(groups: Sequence[Sequence[Measure]]) -> Interval | None:
+def _block_interval(groups: Sequence[Sequence[Measure]], *, metric: str) -> Interval | None:
     """Of the mean over groups of the mean over a group's sections, each section drawn by its own blocks."""
+    # A section without a value is in no mean, and its blocks are no units.
+    groups = [of for of in ([m for m in group if not np.isnan(m.value)] for group in groups) if of]
     flat = [m for group in groups for m in group]
-    if any(m.n_blocks < MIN_BLOCKS for m in flat):
+    if not flat or any(m.n_blocks < MIN_BLOCKS for m in flat):
         return None
     drawn = [[m.draws for m in group if m.draws is not None] for group in groups]
     if sum(map(len, drawn)) < len(flat):
         return None
-    draws = nan_mean([nan_mean(group, axis=0) for group in drawn], axis=0)
-    return interval(draws, unit=BLOCK, n_units=sum(m.n_blocks for m in flat), min_units=MIN_BLOCKS)
+    return interval(
+        nan_mean([nan_mean(group, axis=0) for group in drawn], axis=0),
+        value=mean_or_nan([mean_or_nan([m.value for m in group]) for group in groups]),
+        unit=BLOCK,
+        n_units=sum(m.n_blocks for m in flat),
+        n_effective=sum(m.n_blocks if m.n_effective is None else m.n_effective for m in flat),
+        n_strata=len(flat),
+        min_units=MIN_BLOCKS,
+        bounds=bounds_of(metric),
+    )
+
+
+def bounds_of(metric: str) -> tuple[float, float]:
+    """The values that a metric can take, where they are limited."""
+    return _BOUNDS.get(metric.split("@", maxsplit=1)[0], (-np.inf, np.inf))
 
 
 def mean_or_nan(values: ArrayLike) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from triglyph.bench.baselines import beside
-from triglyph.bench.ceiling import ceiling_rows
+from triglyph.bench.ceilings.rows import ceiling_rows
 from triglyph.bench.classes import known_labels
 from triglyph.bench.contracts import Embedder, Subject, Trial
 from triglyph.bench.expression.protocol import Expression

@@ -2,26 +2,38 @@
 
 A class is its prompts: each template filled with each of its phrases, embedded, averaged, brought to unit length. The
 score of a location is the cosine with its class. Prompts are data and default to the class names as they stand; which
-classes are asked for is read off the labels of the test sections, since those define the task. Nothing is fitted.
+classes are asked for is read off the labels of the test sections, since those define the task.
+
+AUROC ranks locations for one class at a time. Choosing one class for a location compares scores across classes, which
+is much harder: macro F1 of the highest score is given raw, where nothing is fitted, and after a calibration of each
+class on training locations (see `triglyph.bench.calibration`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from triglyph.bench.calibration import Calibration, fit_calibration
 from triglyph.bench.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, known_labels, score_rows
-from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.contracts import SectionLike, Subject, Trial
+from triglyph.bench.labelled import GROUP_AUROC, Groups, Labelled, check_groups, class_measures, group_rows
 from triglyph.bench.protocol import Protocol, ProtocolCard
-from triglyph.bench.rows import Rows
+from triglyph.bench.rows import Measure, Rows
 from triglyph.cards import Frozen
 from triglyph.errors import ContractError, RecipeError
 from triglyph.metrics.result import Result
 from triglyph.metrics.retrieval import unit_rows
+
+Floats = NDArray[np.float64]
+log = logging.getLogger(__name__)
+CALIBRATED = "macro-f1@calibrated"
 
 
 class Prompts(Frozen):
@@ -54,7 +66,7 @@ class Prompts(Frozen):
         return [t.format(phrase) for t in self.templates for phrase in self.classes[label] or (label,)]
 
 
-def class_vectors(subject: Subject, prompts: Prompts, classes: Sequence[str]) -> NDArray[np.float64]:
+def class_vectors(subject: Subject, prompts: Prompts, classes: Sequence[str]) -> Floats:
     """(classes, dim) unit vectors: the mean of the unit vectors of each class's sentences."""
     sentences = {c: prompts.sentences(c) for c in classes}
     every = [s for c in classes for s in sentences[c]]
@@ -64,7 +76,7 @@ def class_vectors(subject: Subject, prompts: Prompts, classes: Sequence[str]) ->
 
 
 class ZeroShot(Protocol):
-    """AUROC of locations ranked by words."""
+    """Locations ranked, and given a class, by words."""
 
     name: ClassVar[str] = "zero-shot"
     task: ClassVar[str] = "zero-shot"
@@ -72,15 +84,32 @@ class ZeroShot(Protocol):
 
     prompts: Prompts | None = None
     """None: the names of the labels that the test sections have."""
+    groups: Groups = Field(default_factory=dict)
+    """Super-classes, each scored against the rest by the scores of its classes."""
+    grouping: Literal["sum", "max"] = "sum"
+    """How a super-class's score comes from those of its classes."""
+    calibrate: bool = True
+    """Also give macro F1 after a calibration on training locations, where those have labels."""
+    min_locations: int = Field(default=1, ge=1)
+    """A class with fewer locations in a section does not count in its macro F1."""
 
     def card(self) -> ProtocolCard:
+        fitted = {f"scale and offset of each class, for {CALIBRATED} alone": "labelled locations of training sections"}
         return ProtocolCard(
             name=self.name,
             version=self.version,
             task=self.task,
             summary="locations of held-out sections ranked by their cosine with the words for a class",
-            fitted={},
-            metrics={"auroc": AUROC_METRIC},
+            fitted=fitted if self.calibrate else {},
+            metrics={
+                "auroc": AUROC_METRIC,
+                "auroc@GROUP": f"{GROUP_AUROC}; its score is the {self.grouping} of its classes' scores",
+                "macro-f1": "of the class with the highest cosine: mean F1 over classes with at least "
+                "`min_locations` locations in the section, over locations whose class is asked for; the first class "
+                "by name among equal scores",
+                CALIBRATED: "the same after calibration; classes without training locations are neither answered nor "
+                "asked",
+            },
             aggregations=AUROC_AGGREGATIONS,
             constants=self.constants(),
         )
@@ -94,8 +123,7 @@ class ZeroShot(Protocol):
                 f"{', '.join(subject.modalities) or 'none'}",
                 mend="judge a model that was trained with a text tower",
             )
-        labels = {s.id: known_labels(s) for s in trial.test}
-        there = sorted({str(label) for of in labels.values() for label in of} - {""})
+        there = sorted({str(label) for s in trial.test for label in known_labels(s)} - {""})
         if not there:
             raise ContractError(
                 "no test section has labels", where=f"split {trial.split!r}", mend="add a column `label` to the tables"
@@ -107,21 +135,88 @@ class ZeroShot(Protocol):
                 f"no prompt is for a label that is there: prompts for {', '.join(classes)}",
                 mend=f"the labels are {', '.join(there)}",
             )
+        check_groups(self.groups, [*classes, *there])
         vectors = class_vectors(subject, prompts, classes)
         out: list[Result] = []
         for target in targets:
-            scored = []
-            for section in trial.test:
-                values, present = subject.embed(section, target)
-                known = np.flatnonzero(present & (labels[section.id] != ""))
-                if len(known):
-                    scores = unit_rows(values[known]) @ vectors.T
-                    truth = labels[section.id][known][:, None] == np.array(classes)[None, :]
-                    scored.append(Scored(section, known, scores, truth))
-            if scored:
-                out += score_rows(rows, scored, classes=classes, direction=f"text->{target}")
+            asked = [side for s in trial.test if (side := _scored(subject, s, target, vectors)) is not None]
+            if not asked:
+                continue
+            direction = f"text->{target}"
+            scored = [
+                Scored(s.section, s.rows, s.features, s.labels[:, None] == np.array(classes)[None, :]) for s in asked
+            ]
+            out += score_rows(rows, scored, classes=classes, direction=direction)
+            for name in self.groups:
+                out += self._group(rows, asked, classes, name, direction)
+            out += self._f1(rows, asked, classes, metric="macro-f1", direction=direction)
+            if self.calibrate:
+                taught = [side for s in trial.train if (side := _scored(subject, s, target, vectors)) is not None]
+                out += self._calibrated(rows, taught, asked, classes, direction)
         return out
+
+    def _group(
+        self, rows: Rows, asked: Sequence[Labelled], classes: Sequence[str], name: str, direction: str
+    ) -> list[Result]:
+        members = self.groups[name]
+        columns = [i for i, c in enumerate(classes) if c in members]
+        if not columns:
+            log.warning("group %r: none of its classes is asked for", name)
+            return []
+        merge = np.sum if self.grouping == "sum" else np.max
+        scored = [
+            Scored(
+                s.section,
+                s.rows,
+                np.asarray(merge(s.features[:, columns], axis=1, keepdims=True)),
+                np.isin(s.labels, members)[:, None],
+            )
+            for s in asked
+        ]
+        return group_rows(rows, scored, name=name, direction=direction)
+
+    def _f1(
+        self, rows: Rows, asked: Sequence[Labelled], classes: Sequence[str], *, metric: str, direction: str
+    ) -> list[Result]:
+        measures: dict[str, Measure] = {}
+        for side in asked:
+            predicted = np.array(classes)[side.features.argmax(axis=1)]
+            of = class_measures(rows, side, predicted, classes, min_locations=self.min_locations)
+            measures[side.section.id] = of["macro-f1"]
+        return rows.per_section(measures, metric=metric, direction=direction)
+
+    def _calibrated(
+        self,
+        rows: Rows,
+        taught: Sequence[Labelled],
+        asked: Sequence[Labelled],
+        classes: Sequence[str],
+        direction: str,
+    ) -> list[Result]:
+        labels = np.concatenate([s.labels for s in taught]) if taught else np.zeros(0, dtype=np.str_)
+        columns = [i for i, c in enumerate(classes) if (labels == c).any()]
+        learnt = [classes[i] for i in columns]
+        if len(learnt) < 2:
+            log.info("%d of the classes asked for have training locations: no calibration", len(learnt))
+            return []
+        if lost := sorted(set(classes) - set(learnt)):
+            log.warning("classes without training locations, left out after calibration: %s", ", ".join(lost))
+        known = np.isin(labels, learnt)
+        scores = np.concatenate([s.features for s in taught])[:, columns]
+        fitted: Calibration = fit_calibration(scores[known], np.searchsorted(learnt, labels[known]))
+        sides = [Labelled(s.section, s.rows, fitted(s.features[:, columns]), s.labels) for s in asked]
+        return self._f1(rows, sides, learnt, metric=CALIBRATED, direction=direction)
 
     def constants(self) -> dict[str, Any]:
         fields = super().constants()
         return {**fields, "prompts": fields["prompts"] or "label names"}
+
+
+def _scored(subject: Subject, section: SectionLike, target: str, vectors: Floats) -> Labelled | None:
+    """The labelled locations of a section with their cosines (k, classes) as features; None where it has none."""
+    labels = known_labels(section)
+    values, present = subject.embed(section, target)
+    known = np.flatnonzero(np.asarray(present) & (labels != ""))
+    if not len(known):
+        return None
+    return Labelled(section, known, unit_rows(values[known]) @ vectors.T, labels[known])

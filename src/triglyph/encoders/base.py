@@ -60,7 +60,9 @@ class EncoderCard(Card):
     """Raise it when `prepare` or `encode` changes what it computes, so that stored features are made anew."""
     # leakage
     pretrained_on: tuple[str, ...] = ()
-    """Datasets and sections the weights have seen."""
+    """Datasets the weights have seen, by name."""
+    seen: tuple[str, ...] = ()
+    """Sections they have seen: `dataset:section`, `dataset:*`, or a bare section id; the audit looks for them."""
 
     @property
     def window_um(self) -> float | None:

@@ -1,9 +1,28 @@
-"""Percentile bootstrap intervals over units that are replicates: patients, or else blocks of tissue.
+"""Intervals over units that are replicates: patients, or else blocks of tissue, drawn with replacement.
 
-Neighbouring locations are near copies of each other, so they are drawn together, as square blocks of a stated side in
-µm; blocks are drawn within their own section, so that every draw keeps the sections. Patients are drawn only where
-there are at least `MIN_PATIENTS`: a percentile interval of four patients covers 80 %, not 95 %. A draw is a vector of
-how often each unit came up, and every statistic here is exact for the repeated rows without repeating them.
+Neighbouring locations are near copies of each other, so they are drawn together, as blocks of a stated side in µm;
+blocks are drawn within their own section, so that every draw keeps the sections. A draw is a vector of how often each
+unit came up, and every statistic here is exact for the repeated rows without repeating them.
+
+One interval serves every statistic: value ± t x standard error, where the error is that of the draws, widened by
+sqrt(n / (n - 1)), and Student's t has n - 1 degrees of freedom. For a mean of patients this is Student's interval. n is
+what the units are worth: a class that lies in two blocks has two, whatever the number of blocks.
+
+Coverage in per cent, measured by `benchmarks/judge_coverage.py`, of what should be 95; in brackets, percentiles of the
+same draws. Percentiles expanded for small n cover 88 with 4 patients: they end at the smallest and largest value.
+
+* 4, 6, 12 and 20 patients. Normal: 94.9, 94.8, 94.8, 94.4 (80, 85, 90, 92). Metrics of simulated patients: Pearson
+  and AUROC 94 to 96, balanced accuracy, which is skewed, 93.9, 92.1, 92.5, 92.0 (76, 80, 87, 89). Log-normal with
+  sigma 0.5: 92.2, 91.2, 92.8, 93.6. Student t with 3 degrees of freedom: 96.
+* Blocks of 1 mm in sections of 3.2 mm, random fields that stay alike over 140 and 330 µm: 94 to 96 (87 to 89); over
+  520 µm Pearson 90.5, AUROC 94.4, balanced accuracy 93.5 (84 to 86). Blocks of 500 µm: 94 to 97 over 140 µm, 88 to 92
+  over 330 µm, 80 to 88 over 520 µm. So a block should be three times as wide as tissue stays alike.
+* The tissue of a simulated person (two of them) laid out anew, blocks of 1 mm: AUROC and balanced accuracy 97 to 100 (68 to 91),
+  Pearson 100 (99), on the safe side: there a domain has the same share of every layout, so that sections differ less
+  than independent pieces of tissue do.
+
+Patients are drawn only where there are at least `MIN_PATIENTS`: not that the interval would miss, but with five no
+difference can be significant.
 """
 
 from __future__ import annotations
@@ -14,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
 
 from triglyph.errors import ContractError
 from triglyph.metrics.ranking import column_mask, columns, weighted_auroc
@@ -21,7 +41,7 @@ from triglyph.metrics.ranking import column_mask, columns, weighted_auroc
 Floats = NDArray[np.float64]
 
 MIN_PATIENTS = 6
-MIN_BLOCKS = 5
+MIN_BLOCKS = 4
 N_BOOT = 1000
 COVERAGE = 0.95
 
@@ -38,14 +58,15 @@ class Interval(NamedTuple):
 
 
 def spatial_blocks(centres_um: ArrayLike, *, side_um: float) -> NDArray[np.intp]:
-    """(n,) number of the square of tissue that each location lies in.
+    """(n,) number of the block of tissue that each location lies in.
 
     Parameters
     ----------
     centres_um
         (n, 2)
     side_um
-        Side of a block, µm; the lattice starts at the smallest x and y.
+        Side of a block, µm. The piece is cut into a whole number of equal blocks along x and along y, as near to that
+        side as can be: a sliver at the edge would count as a unit and hold hardly anything.
     """
     xy = np.asarray(centres_um, dtype=np.float64)
     if not side_um > 0:
@@ -54,7 +75,10 @@ def spatial_blocks(centres_um: ArrayLike, *, side_um: float) -> NDArray[np.intp]
         return np.zeros(0, dtype=np.intp)
     if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
         raise ContractError("centres must be (n, 2) and finite", where=f"shape {xy.shape}")
-    cell = np.floor((xy - xy.min(axis=0)) / side_um).astype(np.int64)
+    extent = np.ptp(xy, axis=0)
+    number = np.maximum(np.rint(extent / side_um), 1.0)
+    place = (xy - xy.min(axis=0)) / np.where(extent > 0, extent, 1.0)
+    cell = np.minimum(np.floor(place * number), number - 1).astype(np.int64)
     return np.unique(cell, axis=0, return_inverse=True)[1].ravel().astype(np.intp)
 
 
@@ -92,6 +116,16 @@ class Resamples:
             members = np.flatnonzero(pairs[0] == stratum)
             share = np.full(len(members), 1.0 / len(members))
             self.counts[:, members] = rng.multinomial(len(members), share, size=n_boot)
+
+    def n_effective(self, weights: ArrayLike) -> Floats:
+        """(columns,) number of equal units that the units are worth, by the weight of their rows (n, columns).
+
+        (sum of weights)² / sum of squared weights (Kish 1965): a class of which nearly all lies in one block has about
+        one unit, whatever the number of blocks. 0 for a column without weight.
+        """
+        of = self._sums(columns(weights))
+        squares = (of**2).sum(axis=0)
+        return np.asarray(of.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0))
 
     def _sums(self, values: Floats) -> Floats:
         """(n_units, columns) sums of (n, columns) over the rows of each unit."""
@@ -165,28 +199,62 @@ def _standard(x: Floats, there: Floats, n: Floats) -> Floats:
 
 
 def interval(
-    draws: ArrayLike, *, unit: str, n_units: int, min_units: int, coverage: float = COVERAGE
+    draws: ArrayLike,
+    *,
+    value: float,
+    unit: str,
+    n_units: int,
+    min_units: int,
+    n_effective: float | None = None,
+    n_strata: int = 1,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    coverage: float = COVERAGE,
 ) -> Interval | None:
-    """The percentile interval of a statistic's draws.
+    """Student's t interval around a statistic, its standard error that of the draws.
 
     Parameters
     ----------
     draws
         (n_boot,); NaN where the statistic is undefined in a draw.
+    value
+        The statistic of what was measured, around which the interval lies.
+    n_units
+        Units that were drawn, in all strata.
     min_units
         Fewer units than this give no interval.
+    n_effective
+        What the units are worth (`Resamples.n_effective`), where the statistic hangs on few of them; else all.
+    n_strata
+        Strata that were drawn from, each on its own.
+    bounds
+        Values that the statistic can take; the interval is cut there.
 
     Returns
     -------
-    None with too few units, or where more than half of the draws are undefined.
+    None with too few units, an undefined value, or where more than half of the draws are undefined.
     """
     x = np.asarray(draws, dtype=np.float64)
     defined = x[~np.isnan(x)]
-    if n_units < min_units or len(defined) * 2 < len(x) or not len(x):
+    worth = n_units if n_effective is None else n_effective
+    freedom = worth - n_strata
+    few = n_units < min_units or freedom < 1 or len(defined) < 2 or len(defined) * 2 < len(x)
+    if few or np.isnan(value):
         return None
-    tail = (1.0 - coverage) / 2
-    low, high = np.quantile(defined, [tail, 1.0 - tail])
+    # Draws of n units vary as if their mean were the population's: by (n - 1) / n too little.
+    error = float(defined.std()) * np.sqrt(worth / freedom)
+    reach = float(student_t.ppf((1.0 + coverage) / 2, freedom)) * error
+    low, high = np.clip([value - reach, value + reach], *bounds)
     return Interval(float(low), float(high), unit, n_units)
+
+
+def worth_together(worth: ArrayLike) -> float:
+    """What units are worth to a mean over columns, from what they are worth to each: variances add.
+
+    The harmonic mean over the columns that are there (above 0); 0 without any.
+    """
+    x = np.asarray(worth, dtype=np.float64)
+    there = x[x > 0]
+    return float(len(there) / (1.0 / there).sum()) if len(there) else 0.0
 
 
 def nan_mean(values: ArrayLike, *, axis: int) -> Floats:

@@ -12,10 +12,11 @@ from triglyph.storage import atomic_file
 
 @dataclass
 class Picture:
-    """A PNG with its caption."""
+    """A PNG with its caption, and its words for those who do not see it (the caption if left out)."""
 
     png: bytes
     caption: str
+    alt: str = ""
 
     @property
     def source(self) -> str:
@@ -25,12 +26,21 @@ class Picture:
 
 @dataclass
 class Table:
-    """Rows of text under a header; `emphasis` are the numbers of rows to set off."""
+    """Rows of text under a header; the first cell of a row names it, a line break in a cell is kept."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     emphasis: frozenset[int] = frozenset()
+    """Numbers of rows to set off."""
+    strong: frozenset[tuple[int, int]] = frozenset()
+    """(row, column) of cells to set off."""
+    muted: frozenset[int] = frozenset()
+    """Numbers of rows that claim nothing."""
+    folded: str = ""
+    """Shown only when this line is opened."""
+    wrap: bool = False
+    """Cells are sentences, and break."""
 
 
 @dataclass
@@ -92,8 +102,13 @@ _PAGE = """<!doctype html>
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: 1rem 0; }
   th { text-align: left; font-weight: 600; border-bottom: 1.5px solid var(--ink); padding: .3rem .9rem .3rem 0; }
-  td { border-bottom: 1px solid var(--line); padding: .28rem .9rem .28rem 0; white-space: nowrap; }
-  tr.set-off td { font-weight: 650; }
+  thead th { vertical-align: bottom; }
+  td, tbody th { border-bottom: 1px solid var(--line); padding: .28rem .9rem .28rem 0; white-space: pre;
+                 vertical-align: top; font-weight: inherit; }
+  table.wrap td, table.wrap th { white-space: normal; min-width: 7rem; max-width: 30rem; overflow-wrap: anywhere; }
+  tr.set-off, td.set-off { font-weight: 650; }
+  tr.muted { color: var(--muted); }
+  summary { cursor: pointer; color: var(--accent); font-size: .92rem; margin: .6rem 0; }
 </style>
 </head>
 <body>
@@ -111,19 +126,33 @@ _PAGE = """<!doctype html>
 {% endif %}
 {% for item in part.content %}
 {% if item is picture %}
-<figure><img src="{{ item.source }}" alt="{{ item.caption }}"><figcaption>{{ item.caption }}</figcaption></figure>
+<figure><img src="{{ item.source }}" alt="{{ item.alt or item.caption }}"><figcaption>{{ item.caption }}</figcaption></figure>
 {% else %}
-<div class="scroll"><table>
+{% if item.folded %}
+<details><summary>{{ item.folded }}</summary>
+{% endif %}
+<div class="scroll"><table{% if item.wrap %} class="wrap"{% endif %}>
 {% if item.caption %}
 <caption>{{ item.caption }}</caption>
 {% endif %}
-<thead><tr>{% for cell in item.header %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for cell in item.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in item.rows %}
-<tr{% if loop.index0 in item.emphasis %} class="set-off"{% endif %}>
-{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% set number = loop.index0 %}
+<tr{% if number in item.emphasis %} class="set-off"{% elif number in item.muted %} class="muted"{% endif %}>
+{% for cell in row %}
+{% if loop.first %}
+<th scope="row">{{ cell }}</th>
+{% else %}
+<td{% if (number, loop.index0) in item.strong %} class="set-off"{% endif %}>{{ cell }}</td>
+{% endif %}
+{% endfor %}
+</tr>
 {% endfor %}
 </tbody></table></div>
+{% if item.folded %}
+</details>
+{% endif %}
 {% endif %}
 {% endfor %}
 {% endfor %}

@@ -86,7 +86,7 @@ def _judge(cohort: Cohort, runs: dict[str, Path], folder: Path, seed: int) -> li
     from triglyph.metrics.result import read_results
     from triglyph.storage import write_json
     from triglyph.tissue.simulate.language import CLASS_PROMPTS
-    from triglyph.workflows.bench import bench_run
+    from triglyph.workflows.bench_run import bench_run
 
     prompts = folder.parent / "prompts.json"
     write_json(prompts, {"classes": CLASS_PROMPTS})

@@ -20,11 +20,13 @@ from triglyph.bench.rows import Measure, Rows
 from triglyph.metrics.bootstrap import Resamples, nan_mean, spatial_blocks
 from triglyph.metrics.correlation import mean_defined, pearson, spearman
 from triglyph.metrics.expression import log1p_cp10k, mean_squared_error, r_squared, without_depth
+from triglyph.metrics.spatial import MoranAgreement, moran_agreement, morans_i, neighbour_graph
 from triglyph.metrics.thinning import noise_free_correlation, split_counts
 
 Floats = NDArray[np.float64]
 Rowset = NDArray[np.intp]
 
+MORAN_NEIGHBOURS = 6
 SPLITS = 8
 """Random halvings of the counts whose correlations are averaged."""
 
@@ -37,6 +39,8 @@ METRICS = {
     "mse-mean-removed": "as mse, after each gene's mean over the patient is taken off both sides",
     "r2": "1 - squared error over the squared deviation from the section's (patient's) own mean, mean over genes",
     "r2-training-mean": "1 - squared error over the squared error of predicting the training mean, mean over genes",
+    "moran": f"Pearson over genes between Moran's I of prediction and of truth, {MORAN_NEIGHBOURS} nearest locations",
+    "moran-difference": "mean over genes of Moran's I of the prediction less that of the truth; above 0: too smooth",
     "ceiling-fraction": "pearson over the ceiling that thinning the section's counts gives",
     "genes-undefined": "genes left out of the correlations: constant in the section's truth",
     "genes-constant": "genes that vary and are predicted as a constant",
@@ -96,6 +100,7 @@ def section_measures(
     draws = drawn.pearson(guess, truth)
     ceiling = mean_defined(np.where(varies, ceilings.of(section, kept)["pearson"], np.nan)).value
     error = mean_squared_error(guess, truth)
+    smooth = _smoothness(section.centres_um[kept], guess, truth)
     rank, removed = spearman(guess, truth), spearman(without_depth(guess, totals), composition)
     pearson_mean = mean_defined(r)
     return {
@@ -120,6 +125,8 @@ def section_measures(
         ),
         "r2": _mean(r_squared(guess, truth), n),
         "r2-training-mean": _mean(r_squared(guess, truth, about=targets.training_mean), n),
+        "moran": Measure(value=smooth.pearson, n=n, n_genes=smooth.n_genes, chance=0.0),
+        "moran-difference": Measure(value=smooth.mean_difference, n=n, n_genes=smooth.n_genes),
         "ceiling-fraction": Measure(
             value=pearson_mean.value / ceiling if ceiling > 0 else float("nan"), n=n, n_genes=pearson_mean.n
         ),
@@ -197,6 +204,15 @@ def ceiling_measures(rows: Rows, section: SectionLike, kept: Rowset, ceilings: C
             n_blocks=drawn.n_units if name == "pearson" else 0,
         )
     return out
+
+
+def _smoothness(centres_um: Floats, guess: Floats, truth: Floats) -> MoranAgreement:
+    """Moran's I of both sides; undefined without places, or with too few locations to have neighbours."""
+    if len(centres_um) < 2 or not np.isfinite(centres_um).all():
+        nowhere = np.full(truth.shape[1], np.nan)
+        return moran_agreement(nowhere, nowhere)
+    graph = neighbour_graph(centres_um, k=MORAN_NEIGHBOURS)
+    return moran_agreement(morans_i(guess, graph), morans_i(truth, graph))
 
 
 def _scored(r: Floats, varies: NDArray[np.bool_]) -> Floats:

@@ -273,7 +273,7 @@ class AlignedPosition(Learner):
 def block_of(section: Any) -> str:
     """Patient and block of a section; "" where it does not say which block it is of."""
     info = getattr(whole_of(section), "info", None)
-    block = "" if info is None else str(info.block)
+    block = str(getattr(info, "block", ""))
     return f"{section.patient}/{block}" if block else ""
 
 

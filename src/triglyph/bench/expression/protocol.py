@@ -21,7 +21,7 @@ from triglyph.bench.expression.measures import (
     patient_measures,
     section_measures,
 )
-from triglyph.bench.expression.predictors import Predict, predict_with
+from triglyph.bench.expression.predictors import Learner, Predict, Predictor, predict_with
 from triglyph.bench.expression.targets import SCALES, Scale, Targets
 from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
 from triglyph.bench.ridge import ALPHAS, PER_SECTION_NOTE, Standardise
@@ -82,12 +82,14 @@ class Expression(Protocol):
             trial.memo[key] = Targets(
                 trial, n_genes=self.n_genes, min_detected=self.min_detected, scale=self.scale, core=self.core_panel
             )
-        return trial.memo[key]  # type: ignore[no-any-return]
+        found: Targets = trial.memo[key]
+        return found
 
     def ceilings(self, targets: Targets) -> Ceilings:
         """What the counts of the test sections allow, each section's computed once."""
         key = ("ceilings", id(targets), self.seed)
-        return targets.trial.memo.setdefault(key, Ceilings(targets, self.seed))  # type: ignore[no-any-return]
+        found: Ceilings = targets.trial.memo.setdefault(key, Ceilings(targets, self.seed))
+        return found
 
     @property
     def core_panel(self) -> tuple[str, ...]:
@@ -164,6 +166,15 @@ class GenesFromGenes(Expression):
     @property
     def direction(self) -> str:
         return "core->expression"
+
+    def run(self, subject: Subject, trial: Trial) -> list[Result]:
+        if not isinstance(subject.source, Learner | Predictor):
+            raise ContractError(
+                f"{subject.name} is an embedding, which may have seen the genes that are asked for",
+                where=self.name,
+                mend="judge what predicts genes from the core panel alone",
+            )
+        return super().run(subject, trial)
 
     @property
     def core_panel(self) -> tuple[str, ...]:

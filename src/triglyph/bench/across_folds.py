@@ -1,0 +1,100 @@
+"""Mean and spread over the folds of a split: rows of the whole split, beside those of each fold.
+
+For any protocol. Folds share most of their training data and are no replicates: the spread is the population standard
+deviation that the field prints, and no interval is made of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+
+from triglyph.metrics.result import Result
+
+FOLDS = "folds"
+SPREAD = " (std of folds)"
+
+log = logging.getLogger(__name__)
+
+
+def across_folds(rows: Iterable[Result]) -> list[Result]:
+    """Two more rows for every quantity over everything (`group="all"`) that has a value in two folds or more.
+
+    Rows are of one quantity where they agree in everything but fold, value and sizes: each aggregation, level and
+    subject has its own. The new rows have `aggregation` "folds of <theirs>", no fold, `group` "all", and `n` the number
+    of folds; the second one's metric ends in " (std of folds)". Where a fold's value is undefined both are None, since
+    means over different folds are not one quantity. `null` rows are taken refit by refit; what sums refits up within a
+    fold is left out, so call `triglyph.bench.null.summaries` on the result for the null of the means.
+
+    Parameters
+    ----------
+    rows
+        Of all folds of one run.
+
+    Returns
+    -------
+    The new rows alone.
+    """
+    groups: dict[tuple[object, ...], list[Result]] = {}
+    for row in rows:
+        summary = row.role == "control" and row.seed is None
+        if row.fold and row.group == "all" and not summary and not row.aggregation.startswith(FOLDS):
+            groups.setdefault(_quantity(row), []).append(row)
+    out: list[Result] = []
+    for of in groups.values():
+        if len(of) < 2:
+            continue
+        values = [row.value for row in of if row.value is not None]
+        if whole := len(values) == len(of):
+            mean, spread = float(np.mean(values)), float(np.std(values))
+        elif values:
+            undefined = ", ".join(row.fold for row in of if row.value is None)
+            log.warning("%s, %s of %s: undefined in folds %s", of[0].protocol, of[0].metric, of[0].model, undefined)
+        chance = [row.chance for row in of if row.chance is not None]
+        genes = [row.n_genes for row in of if row.n_genes is not None]
+        gallery = [row.n_gallery for row in of if row.n_gallery is not None]
+        shared = {
+            "fold": "",
+            "aggregation": f"{FOLDS} of {of[0].aggregation}",
+            "transductive": tuple(dict.fromkeys(note for row in of for note in row.transductive)),
+            "ci_low": None,
+            "ci_high": None,
+            "ci_unit": "",
+            "n_units": None,
+            "n": len(of),
+            "n_genes": min(genes) if genes else None,
+            "n_gallery": round(sum(gallery) / len(gallery)) if gallery else None,
+        }
+        out.append(
+            of[0].model_copy(
+                update={
+                    **shared,
+                    "value": mean if whole else None,
+                    "chance": float(np.mean(chance)) if len(chance) == len(of) else None,
+                }
+            )
+        )
+        metric = of[0].metric + SPREAD
+        out.append(
+            of[0].model_copy(update={**shared, "metric": metric, "value": spread if whole else None, "chance": None})
+        )
+    return out
+
+
+def _quantity(row: Result) -> tuple[object, ...]:
+    return (
+        row.task,
+        row.protocol,
+        row.direction,
+        row.metric,
+        row.aggregation,
+        row.level,
+        row.split,
+        row.model,
+        row.role,
+        row.source,
+        row.seed,
+        row.compat,
+    )

@@ -1,0 +1,65 @@
+"""Ceilings of predicted expression: what counting noise allows, and what knowing the true expression gives.
+
+`ceiling: count thinning` needs nothing but counts: see `metrics.thinning`. `ceiling: true expression`, where a section
+carries the truth of a simulation, predicts the expected value of each target given the expected counts: the
+prediction with the least squared error under `laws`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triglyph.bench.ceilings.laws import expected_log1p_counts, expected_log1p_cp10k
+from triglyph.bench.ceilings.subjects import EXPRESSION, THINNING, ceiling_subject
+from triglyph.bench.contracts import Embedder, SectionLike, Trial
+from triglyph.bench.expression.measures import ceiling_measures
+from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.parts import pooled
+from triglyph.bench.rows import Measure, Rows
+from triglyph.bench.truth import Truths
+from triglyph.metrics.result import Result
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def expression_ceilings(protocol: Expression, trial: Trial, truths: Truths, source: Embedder | None) -> list[Result]:
+    """Both ceilings, over the locations that the judged source has; every location with counts where it has none."""
+    targets = protocol.targets(trial)
+    there = {s.id: _present(source, s, protocol.modality) & targets[s][1] for s in trial.test}
+    tested = [s for s in trial.test if there[s.id].any()]
+    rows = Rows.start(protocol, ceiling_subject(THINNING), trial)
+    found: dict[str, dict[str, Measure]] = {}
+    for section in tested:
+        kept = np.flatnonzero(there[section.id])
+        for metric, measure in ceiling_measures(rows, section, kept, protocol.ceilings(targets)).items():
+            found.setdefault(metric, {})[section.id] = measure
+    out = [
+        row for metric, of in found.items() for row in rows.per_section(of, metric=metric, direction=protocol.direction)
+    ]
+    if not truths.all_expected(tested):
+        return out
+
+    def known(section: SectionLike) -> tuple[Floats, Bools]:
+        every = np.arange(len(section.centres_um))
+        mean, dispersion = truths.expected(section, every, _columns(section, targets.common))
+        chosen = mean[:, targets.columns]
+        if protocol.scale == "log1p-counts":
+            return expected_log1p_counts(chosen, dispersion=dispersion), there[section.id]
+        return expected_log1p_cp10k(chosen, mean.sum(axis=1), dispersion=dispersion), there[section.id]
+
+    return out + protocol.judge(Rows.start(protocol, ceiling_subject(EXPRESSION), trial), known, targets)
+
+
+def _present(source: Embedder | None, section: SectionLike, modality: str) -> Bools:
+    if source is None or modality not in source.modalities:
+        return np.ones(len(section.centres_um), dtype=bool)
+    return np.asarray(pooled(source, section, modality)[1], dtype=bool)
+
+
+def _columns(section: SectionLike, genes: tuple[str, ...]) -> NDArray[np.intp]:
+    at: Mapping[str, int] = {symbol: i for i, symbol in enumerate(section.expression()[1])}
+    return np.array([at[g] for g in genes], dtype=np.intp)

@@ -1,0 +1,44 @@
+"""Which ceilings a protocol has on a trial."""
+
+from __future__ import annotations
+
+from triglyph.bench.ceilings.expression import expression_ceilings
+from triglyph.bench.ceilings.labels import zero_shot_ceiling
+from triglyph.bench.ceilings.retrieval import retrieval_ceiling
+from triglyph.bench.ceilings.subjects import CONTENT, DOMAINS, ceiling_subject
+from triglyph.bench.ceilings.text import text_retrieval
+from triglyph.bench.contracts import Embedder, Trial
+from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.protocol import LABEL_TASKS, Protocol
+from triglyph.bench.retrieval import Retrieval
+from triglyph.bench.truth import TrueDomains, Truths
+from triglyph.bench.zero_shot import ZeroShot
+from triglyph.metrics.result import Result
+
+
+def ceiling_rows(protocol: Protocol, trial: Trial, source: Embedder | None) -> list[Result]:
+    """Rows of the ceilings that a protocol has on a trial; sections without truth have only those that need none.
+
+    Parameters
+    ----------
+    source
+        What is judged: ceilings are taken in its directions, over the locations that it has. None: where nothing is
+        judged, over all locations.
+    """
+    truths = Truths()
+    if isinstance(protocol, Expression):
+        return expression_ceilings(protocol, trial, truths, source)
+    knows_domains = truths.all_domains((*trial.train, *trial.test))
+    if protocol.task in LABEL_TASKS and knows_domains:
+        modality = getattr(protocol, "modality", "image")
+        domains = TrueDomains(truths, source, modality=modality)
+        return protocol.run(ceiling_subject(DOMAINS, domains), trial)
+    if source is None:
+        return []
+    if isinstance(protocol, Retrieval):
+        has = set(source.modalities)
+        out = retrieval_ceiling(protocol, trial, truths, source) if {"image", "expression"} <= has else []
+        return out + text_retrieval(protocol, trial, source, ceiling_subject(CONTENT)) if "text" in has else out
+    if isinstance(protocol, ZeroShot) and knows_domains:
+        return zero_shot_ceiling(protocol, trial, truths, source)
+    return []

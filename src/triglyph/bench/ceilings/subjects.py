@@ -1,0 +1,40 @@
+"""How rows of a ceiling are stamped: under which name, and with what it knows of the test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triglyph.bench.contracts import Array, Subject
+from triglyph.bench.features import Features
+from triglyph.errors import ContractError
+
+THINNING = "ceiling: count thinning"
+EXPRESSION = "ceiling: true expression"
+CONTENT = "ceiling: true content"
+DOMAINS = "ceiling: true domains"
+NOTES = {
+    THINNING: "halves of the test counts predict each other; corrected to full depth",
+    EXPRESSION: "knows the noise-free expected counts of the test locations, their depth included",
+    CONTENT: "knows what captions of the test locations should say, and how many of them are missing or wrong",
+    DOMAINS: "knows the true shares of domains of the test locations and around them",
+}
+"""What each knows of the test set; stamped on its rows."""
+
+
+@dataclass(frozen=True)
+class _Nothing(Features):
+    """A source that only says what it is of: its rows are computed by the ceiling, not by a protocol."""
+
+    modality: str = "image"
+
+    def features(self, section: Any) -> tuple[Array, NDArray[np.bool_]]:
+        raise ContractError("a ceiling has no features", where=section.id)
+
+
+def ceiling_subject(name: str, source: Features | None = None) -> Subject:
+    """The subject of a ceiling's rows."""
+    return Subject(name, source or _Nothing(), role="ceiling", transductive=(NOTES[name],))
