@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from triglyph.encoders.base import FUNCTIONAL, EncoderCard
 from triglyph.errors import ContractError, SourceError, SplitError
 from triglyph.storage import write_json
 from triglyph.tissue.cohort import Cohort
+from triglyph.tissue.plain import PlainCohort
 from triglyph.tissue.simulate.cohort import draft_of
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
@@ -248,6 +250,26 @@ def test_serial_sections_of_simulated_tissue_under_two_ids_are_near_duplicates(s
     found = audit_split(cohort, patient_folds(cohort.patients, name="loo"))
     assert {f.name for f in found.failures} == {"near-duplicates"}
     assert all("P01-S1" in f.what and "P01-S2" in f.what for f in found.failures)
+
+
+def test_a_plain_table_is_audited_as_far_as_it_goes():
+    rng = np.random.default_rng(0)
+    people = np.repeat([f"P{i}" for i in range(6)], 40)
+    features = rng.normal(size=(240, 16))
+    features[200:] = features[:40] + 0.01 * rng.normal(size=(40, 16))
+    table = ad.AnnData(
+        rng.normal(size=(240, 30)),
+        obs=pd.DataFrame({"patient": people}, index=[f"c{i}" for i in range(240)]),
+        obsm={"X_uni": features},
+    )
+    plain = PlainCohort(table, Path("plain.h5ad"))
+    found = audit_split(plain, patient_folds(plain.patients, name="loo"), embedding="X_uni")
+    assert {f.name for f in found.failures} == {"near-duplicates"}
+    assert all("P0" in f.what and "P5" in f.what for f in found.failures)
+    why = {u.name: u.why for u in found.unchecked}
+    assert why["same-section-twice"] == "the table holds values that are not counts"
+    assert "overlapping-tiles" in why
+    assert "donor-on-both-sides" in why
 
 
 # ---- the docs

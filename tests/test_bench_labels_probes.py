@@ -125,6 +125,17 @@ def test_variant_b_weighs_two_classes_by_their_own_log_odds(tissue):
     np.testing.assert_allclose(probe.decision(x)[:, 1], chosen, atol=1e-8)
 
 
+def test_a_probe_that_did_not_converge_says_so_once(tissue, caplog):
+    x, y, patients = tissue
+    for variant in FORMS:
+        caplog.clear()
+        fit_probe(x, y, variant=variant, patients=patients, max_iter=2)
+        assert caplog.text.count("stopped after 2 iterations") == 1, variant
+    caplog.clear()
+    fit_probe(x, y, variant="C", patients=patients)
+    assert not caplog.text
+
+
 def test_patients_set_aside_leave_every_class_to_the_others_where_that_can_be():
     patients = np.array(["a", "a", "b", "b", "c", "c"])
     y = np.array(["fat", "rare", "fat", "gland", "fat", "gland"])

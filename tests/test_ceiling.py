@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from bench_fakes import CLASSES, FakeModel, FakeSection, trial
+from triglyph.bench import registry
 from triglyph.bench.baselines import feature_baselines, retrieval_baselines
 from triglyph.bench.ceilings.laws import expected_log1p_cp10k, match_log_posterior
 from triglyph.bench.ceilings.retrieval import diagonal_ranks
@@ -19,7 +20,6 @@ from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.features import Depth, Features, Position
 from triglyph.bench.linear_probe import LinearProbe
 from triglyph.bench.null import LOWER_IS_BETTER
-from triglyph.bench.registry import protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.suite import evaluate
 from triglyph.bench.table import markdown, tabulate
@@ -211,7 +211,7 @@ def test_labels_are_read_off_the_true_domains_that_they_name():
 )
 def test_every_protocol_of_labels_has_the_ceiling_of_true_domains(name, metric):
     options = {"episodes": 20} if name == "simpleshot" else {}
-    rows = ceiling_rows(protocol(name, {"n_boot": 0, **options}), known_trial(), JUDGED)
+    rows = ceiling_rows(registry.protocol(name, {"n_boot": 0, **options}), known_trial(), JUDGED)
     assert {r.role for r in rows} == {"ceiling"}
     assert value(rows, DOMAINS, metric) > 0.85
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.split import Fold, Split, level_of_folds, patient_folds
 from triglyph.tissue.split_files import read_hescape_split, read_hest_splits
 from triglyph.tissue.splitting import blocked_within, nested_folds, random_within, stratified_folds
-from triglyph.workflows.split import split
+from triglyph.workflows.split import _profiles, split
 
 PANEL_COLUMNS = "dataset_title,gene_panel,id,organ,disease_state,patient,preservation_method"
 
@@ -314,6 +315,15 @@ def test_the_verb_balances_a_column_of_the_manifest_of_the_clinical_table_and_la
     assert Cohort.open(cohort.path).split("by-label").made_by == "stratified_folds"
     with pytest.raises(RecipeError, match="no column 'stage'"):
         split(cohort.path, name="x", folds=2, stratify="stage")
+
+
+def test_a_patient_of_many_sections_weighs_no_more_than_another():
+    table = pd.DataFrame({"site": ["x", "x", "y", "x"]}, index=["a1", "a2", "a3", "b1"])
+    patients = {s: s[0] for s in table.index}
+    profiles = _profiles(SimpleNamespace(manifest=table, patients=patients), "site")
+    weights = {p: sum(sum(profiles[s].values()) for s in patients if s[0] == p) for p in "ab"}
+    assert weights == {"a": pytest.approx(1), "b": 1}
+    assert profiles["a3"] == {"y": pytest.approx(1 / 3)}
 
 
 def test_the_verb_saves_folds_within_folds_under_their_names(cohort):

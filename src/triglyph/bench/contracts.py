@@ -140,7 +140,7 @@ class Trial:
             )
         chosen = split.folds[0] if fold is None else split.fold(fold)
         where = f"split {split.name!r}, fold {chosen.name!r}"
-        held_out = chosen.test_locations or {}
+        held_out, buffer = chosen.test_locations or {}, chosen.buffer_locations or {}
         unclear = sorted(set(chosen.train) & set(chosen.test) - set(held_out))
         if unclear:
             raise SplitError(
@@ -148,7 +148,7 @@ class Trial:
                 where=where,
                 mend="name them in `test_locations`",
             )
-        pieces = {s: divided(cohort[s], held_out[s], where=where) for s in sorted(held_out)}
+        pieces = {s: divided(cohort[s], held_out[s], where=where, buffer=buffer.get(s, ())) for s in sorted(held_out)}
         return cls(
             train=tuple(pieces[s][0] if s in pieces else cohort[s] for s in chosen.train),
             test=tuple(pieces[s][1] if s in pieces else cohort[s] for s in chosen.test),

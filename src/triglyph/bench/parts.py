@@ -94,8 +94,8 @@ def pooled(source: Any, section: Any, modality: Any) -> tuple[Array, Bools]:
     return values, present
 
 
-def divided(section: Any, barcodes: Sequence[str], *, where: str) -> tuple[Part, Part]:
-    """The training part of a section and the part of these barcodes, which is tested.
+def divided(section: Any, barcodes: Sequence[str], *, where: str, buffer: Sequence[str] = ()) -> tuple[Part, Part]:
+    """The training part of a section and the part of these barcodes, which is tested; the buffer is in neither.
 
     Raises
     ------
@@ -103,8 +103,9 @@ def divided(section: Any, barcodes: Sequence[str], *, where: str) -> tuple[Part,
         A barcode is unknown or named twice, or one of the parts is empty.
     """
     at = {str(name): i for i, name in enumerate(section.table.obs_names)}
-    unknown = [b for b in barcodes if b not in at]
-    if unknown or len(set(barcodes)) < len(barcodes):
+    named = (*barcodes, *buffer)
+    unknown = [b for b in named if b not in at]
+    if unknown or len(set(named)) < len(named):
         wrong = f"{len(unknown)} barcodes that it has not, such as {unknown[0]}" if unknown else "a barcode twice"
         raise SplitError(
             f"the test locations of section {section.id} name {wrong}",
@@ -112,7 +113,7 @@ def divided(section: Any, barcodes: Sequence[str], *, where: str) -> tuple[Part,
             mend="make the split again from the cohort as it is",
         )
     rows = np.sort(np.array([at[b] for b in barcodes], dtype=np.intp))
-    rest = np.setdiff1d(np.arange(len(at), dtype=np.intp), rows)
+    rest = np.setdiff1d(np.arange(len(at), dtype=np.intp), [at[b] for b in named])
     if not len(rows) or not len(rest):
         raise SplitError(
             f"section {section.id} has {len(rest)} locations to train on and {len(rows)} to test on",

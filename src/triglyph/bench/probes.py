@@ -69,6 +69,8 @@ class Probe:
     classes: tuple[str, ...]
     decision: Callable[[Floats], Floats]
     """(k, d) features -> (k, classes) scores."""
+    steps: int = 0
+    """Iterations of the fit."""
 
     def predict(self, x: Floats) -> Strings:
         """(k,) the class of the highest score; the first among equals."""
@@ -110,11 +112,15 @@ def fit_probe(
             f"{len(np.unique(y))} class to train on, a probe needs 2", mend="train on sections with more classes"
         )
     if variant == "A":
-        return fit_frobenius(x, y, max_iter=steps)
-    if variant == "B":
-        return _fit_chosen(x, y, patients, max_iter=steps, seed=seed)
-    strength = form.c if c is None else c
-    return _fit_logistic(x, y, c=strength, max_iter=steps, balanced=form.balanced, standardise=form.standardise)
+        probe = fit_frobenius(x, y, max_iter=steps)
+    elif variant == "B":
+        probe = _fit_chosen(x, y, patients, max_iter=steps, seed=seed)
+    else:
+        strength = form.c if c is None else c
+        probe = _fit_logistic(x, y, c=strength, max_iter=steps, balanced=form.balanced, standardise=form.standardise)
+    if probe.steps >= steps:
+        log.warning("the probe of variant %s stopped after %d iterations", variant, steps)
+    return probe
 
 
 def _fit_logistic(
@@ -127,16 +133,14 @@ def _fit_logistic(
     scaler = StandardScaler().fit(x) if standardise else None
     model = LogisticRegression(C=c, class_weight="balanced" if balanced else None, max_iter=max_iter)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, with the numbers
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said of the probe that is used
         model.fit(x if scaler is None else scaler.transform(x), y)
-    if model.n_iter_.max() >= max_iter:
-        log.warning("logistic regression with C = %g stopped after %d iterations", c, max_iter)
 
     def decision(new: Floats) -> Floats:
         scores = np.asarray(model.decision_function(new if scaler is None else scaler.transform(new)))
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
-    return Probe(tuple(str(name) for name in model.classes_), decision)
+    return Probe(tuple(str(name) for name in model.classes_), decision, int(model.n_iter_.max()))
 
 
 # ---- A
@@ -176,16 +180,14 @@ def fit_frobenius(x: Floats, y: Strings, *, max_iter: int, penalty: float | None
     start = np.concatenate([np.zeros(d * k), np.log(truth.mean(axis=0))])
     if not objective(start)[1][: d * k].any():
         log.warning("variant A: %d features x %d classes are penalised so strongly that all weights are zero", d, k)
-        found = start
+        found, steps = start, 0
     else:
         result = minimize(
             objective, start, jac=True, method="L-BFGS-B", options={"maxiter": max_iter, "ftol": 1e-14, "gtol": 1e-8}
         )
-        if result.nit >= max_iter:
-            log.warning("variant A stopped after %d iterations", max_iter)
-        found = result.x
+        found, steps = result.x, result.nit
     w, b = found[: d * k].reshape(d, k), found[d * k :]
-    return Probe(tuple(classes.tolist()), lambda new: np.asarray(new @ w + b))
+    return Probe(tuple(classes.tolist()), lambda new: np.asarray(new @ w + b), steps)
 
 
 # ---- B

@@ -8,6 +8,7 @@ from typing import Any
 
 from triglyph.bench.clustering import Clustering
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
+from triglyph.bench.hest import VARIANTS, HestBenchmark
 from triglyph.bench.knn import NearestNeighbours
 from triglyph.bench.label_retrieval import LabelSearch
 from triglyph.bench.learning_curve import LearningCurve
@@ -32,6 +33,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         LabelSearch,
         Expression,
         GenesFromGenes,
+        HestBenchmark,
+        *VARIANTS,
     )
 }
 

@@ -36,7 +36,7 @@ _COUNTS = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A folder of `triglyph bench run`."""
 

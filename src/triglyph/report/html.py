@@ -126,7 +126,8 @@ _PAGE = """<!doctype html>
 {% endif %}
 {% for item in part.content %}
 {% if item is picture %}
-<figure><img src="{{ item.source }}" alt="{{ item.alt or item.caption }}"><figcaption>{{ item.caption }}</figcaption></figure>
+<figure><img src="{{ item.source }}" alt="{{ item.alt or item.caption }}">
+<figcaption>{{ item.caption }}</figcaption></figure>
 {% else %}
 {% if item.folded %}
 <details><summary>{{ item.folded }}</summary>

@@ -182,7 +182,8 @@ class Cohort:
     @property
     def splits(self) -> list[str]:
         """Names of the saved splits."""
-        return sorted(p.stem for p in (self.path / "splits").glob("*.json"))
+        folder = self.path / "splits"
+        return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("[!.]*.json"))
 
     def split(self, name: str) -> Split:
         """A saved split, checked against the sections that are here."""

@@ -120,7 +120,7 @@ class _Job:
 
     def held_out(self, cohort: Cohort) -> dict[str, tuple[str, ...]]:
         data = self.recipe.data
-        return {} if data.split is None else dict(cohort.split(data.split).fold(data.fold).test_locations or {})
+        return {} if data.split is None else cohort.split(data.split).fold(data.fold).withheld
 
     def rows(self, cohort: Cohort, side: str) -> Rows:
         model = self.recipe.model

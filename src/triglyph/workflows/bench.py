@@ -47,34 +47,46 @@ def bench_show(name: str, *, set: list[str] | None = None) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def bench_compare(runs: Sequence[Path], *, out: Path | None = None) -> Path:
-    """Put the results of several runs side by side, on the screen and as Markdown.
+def bench_compare(runs: Sequence[Path], *, out: Path | None = None, reference: str | None = None) -> Path:
+    """Put the results of several runs side by side: on the screen, as a report in HTML, as CSV, LaTeX and Markdown.
 
     Parameters
     ----------
     runs
-        Folders with `results.json`.
+        Folders that `triglyph bench run` wrote.
     out
-        The Markdown file; `comparison.md` in the working directory if left out.
+        Folder for `comparison.html`, `comparison.csv`, `tests.csv`, `patients.csv`, `comparison.tex` and
+        `comparison.md`; must not exist. `comparison` in the working directory if left out.
+    reference
+        The model that every other one is compared with; the first run's method if left out.
+
+    Returns
+    -------
+    Path
+        The folder written.
 
     Raises
     ------
     RecipeError
-        No run was given, or two folders have one name.
+        No run was given, two folders have one name, a folder is no run, or no model is called `reference`.
     """
     from triglyph.bench.table import markdown, merge, tabulate
-    from triglyph.metrics.result import read_results
-    from triglyph.storage import atomic_file
+    from triglyph.report.comparison import write_comparison
+    from triglyph.report.comparison_study import Run, study
+    from triglyph.storage import atomic_folder
 
     paths = [Path(run) for run in runs]
     if not paths:
         raise RecipeError("no run to compare", where="bench compare", mend="give one or more run folders")
     if len({p.resolve().name for p in paths}) < len(paths):
         raise RecipeError("two runs have the same folder name", where="bench compare", mend="rename one of them")
-    tables = tabulate(merge({p.resolve().name: read_results(p) for p in paths}))
-    target = Path("comparison.md") if out is None else Path(out)
-    with atomic_file(target) as partial:
-        partial.write_text(markdown(tables), encoding="utf-8")
+    opened = [Run.open(p) for p in paths]
+    compared = study(opened, reference=reference)
+    tables = tabulate(merge({run.name: run.rows for run in opened}))
+    target = Path("comparison") if out is None else Path(out)
+    with atomic_folder(target) as partial:
+        write_comparison(compared, partial)
+        (partial / "comparison.md").write_text(markdown(tables), encoding="utf-8")
     print_tables(tables)
     return target
 

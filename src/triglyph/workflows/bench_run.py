@@ -60,7 +60,8 @@ def bench_run(
     cohort
         Folder of the cohort, or an `.h5ad`.
     out
-        Folder for `results.parquet`, `results.json`, `table.md` and `manifest.json`; must not exist.
+        Folder for `results.parquet`, `results.json`, `genes.parquet` where genes were predicted, `table.md` and
+        `manifest.json`; must not exist.
     model
         A run folder of `triglyph train`.
     embedding
@@ -115,7 +116,10 @@ def bench_run(
     from rich.console import Console
 
     from triglyph import __version__
+    from triglyph.bench.across_folds import across_folds
+    from triglyph.bench.null import summaries
     from triglyph.bench.table import markdown, tabulate
+    from triglyph.metrics.per_gene import from_results, write_genes
     from triglyph.metrics.result import write_results
     from triglyph.storage import atomic_folder, write_json
     from triglyph.workflows.bench import print_tables
@@ -161,6 +165,8 @@ def bench_run(
         with Console(stderr=True, quiet=quiet).status("reading") as status:
             for one in folds:
                 results += job.run(one, report=status.update)
+        over_folds = across_folds(results)
+        results += [*over_folds, *summaries(over_folds)]
         if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
             raise ContractError(
                 f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
@@ -168,6 +174,9 @@ def bench_run(
                 mend="test on sections that have the modalities and labels it asks for",
             )
         write_results(results, partial)
+        genes = from_results(results)
+        if len(genes):
+            write_genes([genes], partial)
         tables = tabulate(results)
         (partial / "table.md").write_text(markdown(tables), encoding="utf-8")
         write_json(
@@ -234,13 +243,14 @@ class _Job:
         )
 
     def _protocols(self, trial: Trial) -> list[Protocol]:
+        from triglyph.bench.hest import with_variants
         from triglyph.bench.registry import parse_options, protocol
         from triglyph.bench.suite import applicable
         from triglyph.bench.zero_shot import ZeroShot
 
         options, files = parse_options(self.constants), self._files()
         if self.name != ALL:
-            return [protocol(self.name, {**options, **files})]
+            return with_variants(protocol(self.name, {**options, **files}))
         if options or "core" in files:
             raise RecipeError(
                 "constants belong to one protocol",

@@ -69,7 +69,7 @@ class Case:
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Class -> other words for it."""
     embedding: str | None = None
-    """Fingerprint of stored features."""
+    """Fingerprint of stored features, or `obsm` key of a plain table."""
     tile_um: float | None = None
     """Side of the square of tissue that a model sees around a location, µm."""
     seed: int = 0

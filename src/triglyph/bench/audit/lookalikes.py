@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -145,22 +146,37 @@ def _logged(case: Case, genes: Sequence[str]) -> Iterator[tuple[str, Floats]]:
         yield name, log1p_cp10k(_neighbourhoods(case, name) @ chosen).toarray()
 
 
-def _embeddings(case: Case, sheet: Sheet, fingerprint: str) -> Profiles:
+def _embeddings(case: Case, sheet: Sheet, name: str) -> Profiles:
     """Stored embeddings as they are: a window is a neighbourhood already."""
     out: Profiles = {}
     without = []
-    for name in case.sections:
-        store = getattr(case.cohort[name], "embeddings", None)
-        if store is None or not store.has(fingerprint):
-            without.append(name)
+    for section in case.sections:
+        found = _stored(case.cohort[section], name)
+        if found is None:
+            without.append(section)
             continue
-        stored = store.read(fingerprint)
-        rows = _drawn(case, name, np.flatnonzero(stored.present))
+        values, present = found
+        rows = _drawn(case, section, np.flatnonzero(present))
         if len(rows):
-            out[name] = np.asarray(stored.values[rows], dtype=np.float64)
+            out[section] = np.asarray(values[rows], dtype=np.float64)
     if without:
-        sheet.unchecked("near-duplicates", f"embeddings: {listed(without)} have none of {fingerprint}")
+        sheet.unchecked("near-duplicates", f"embeddings: {listed(without)} have none of {name}")
     return out
+
+
+def _stored(section: Any, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+    """Features by fingerprint, or by `obsm` key of a plain table; and which rows have them."""
+    store = getattr(section, "embeddings", None)
+    if store is not None:
+        if not store.has(name):
+            return None
+        stored = store.read(name)
+        return stored.values, stored.present
+    obsm = getattr(section.table, "obsm", {})
+    if name not in obsm:
+        return None
+    values = np.asarray(obsm[name], dtype=np.float64)
+    return values, np.isfinite(values).all(axis=1)
 
 
 def _neighbourhoods(case: Case, name: str) -> sp.csr_matrix:

@@ -52,7 +52,8 @@ def audit_split(
     synonyms
         Class -> other words for it, for captions; the phrases of `zero-shot` prompts serve.
     embedding
-        Fingerprint of stored features in which near duplicates are looked for, beside expression.
+        Fingerprint of stored features, or `obsm` key of a plain table, in which near duplicates are looked for beside
+        expression.
     tile_um
         Side of the square of tissue that a model sees around a location, µm; the subject's own one if left out.
     tables

@@ -54,16 +54,17 @@ class Ceilings:
 
     targets: Targets
     seed: int
-    kept: dict[str, dict[str, Floats]] = field(default_factory=dict)
+    kept: dict[tuple[str, bytes], dict[str, Floats]] = field(default_factory=dict)
 
     def of(self, section: SectionLike, rows: Rowset) -> dict[str, Floats]:
         """Per gene: `pearson`, `spearman`, `spearman-depth-removed`; a gene whose halves do not correlate is 0."""
-        if section.id not in self.kept:
-            self.kept[section.id] = {
+        key = (section.id, rows.tobytes())  # subjects may have other locations
+        if key not in self.kept:
+            self.kept[key] = {
                 name: noise_free_correlation(nan_mean(values, axis=0))
                 for name, values in self.halves(section, rows).items()
             }
-        return self.kept[section.id]
+        return self.kept[key]
 
     def halves(self, section: SectionLike, rows: Rowset) -> dict[str, list[Floats]]:
         """Per metric and halving, (genes,) correlation between halves of the counts on the targets' scale."""
@@ -87,9 +88,18 @@ class Ceilings:
         return np.log1p(half[:, columns].toarray())  # type: ignore[index]
 
 
-def section_measures(
+@dataclass(frozen=True)
+class Scored:
+    """A section's measures, and the correlations of its single genes."""
+
+    measures: dict[str, Measure]
+    genes: dict[str, Floats]
+    """Metric -> (genes,), NaN where undefined."""
+
+
+def score_section(
     rows: Rows, section: SectionLike, kept: Rowset, guess: Floats, targets: Targets, ceilings: Ceilings
-) -> dict[str, Measure]:
+) -> Scored:
     """All metrics of the predictions (k, genes) at the locations `kept` of a section."""
     truth, composition = targets[section][0][kept], targets.composition(section)[kept]
     totals = targets.totals(section)[kept]
@@ -101,9 +111,14 @@ def section_measures(
     ceiling = mean_defined(np.where(varies, ceilings.of(section, kept)["pearson"], np.nan)).value
     error = mean_squared_error(guess, truth)
     smooth = _smoothness(section.centres_um[kept], guess, truth)
-    rank, removed = spearman(guess, truth), spearman(without_depth(guess, totals), composition)
+    rank = spearman(guess, truth)
+    constant = varies & np.isnan(rank)
+    rank = _scored(rank, varies)
+    removed = _scored(
+        spearman(without_depth(guess, totals), composition), np.ptp(composition, axis=0) > 0 if n else varies
+    )
     pearson_mean = mean_defined(r)
-    return {
+    measures = {
         "pearson": Measure(
             value=pearson_mean.value,
             n=n,
@@ -112,10 +127,8 @@ def section_measures(
             draws=nan_mean(draws, axis=1),
             n_blocks=drawn.n_units,
         ),
-        "spearman": _mean(_scored(rank, varies), n, chance=0.0),
-        "spearman-depth-removed": _mean(
-            _scored(removed, np.ptp(composition, axis=0) > 0 if n else varies), n, chance=0.0
-        ),
+        "spearman": _mean(rank, n, chance=0.0),
+        "spearman-depth-removed": _mean(removed, n, chance=0.0),
         "mse": Measure(
             value=float(error.mean()) if n else float("nan"),
             n=n,
@@ -131,8 +144,9 @@ def section_measures(
             value=pearson_mean.value / ceiling if ceiling > 0 else float("nan"), n=n, n_genes=pearson_mean.n
         ),
         "genes-undefined": Measure(value=float((~varies).sum()), n=n, n_genes=genes),
-        "genes-constant": Measure(value=float((varies & np.isnan(rank)).sum()), n=n, n_genes=genes),
+        "genes-constant": Measure(value=float(constant.sum()), n=n, n_genes=genes),
     }
+    return Scored(measures, {"pearson": r, "spearman": rank, "spearman-depth-removed": removed})
 
 
 def patient_measures(

@@ -19,7 +19,7 @@ from triglyph.bench.expression.measures import (
     PATIENT_POOLED,
     Ceilings,
     patient_measures,
-    section_measures,
+    score_section,
 )
 from triglyph.bench.expression.predictors import Learner, Predict, Predictor, predict_with
 from triglyph.bench.expression.targets import SCALES, Scale, Targets
@@ -27,6 +27,8 @@ from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
 from triglyph.bench.ridge import ALPHAS, PER_SECTION_NOTE, Standardise
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError, SourceError
+from triglyph.metrics.bootstrap import nan_mean
+from triglyph.metrics.per_gene import PER_GENE
 from triglyph.metrics.result import Level, Result
 
 Floats = NDArray[np.float64]
@@ -66,7 +68,11 @@ class Expression(Protocol):
             },
             transductive=(PER_SECTION_NOTE,) if per_section else (),
             metrics=METRICS,
-            aggregations={**PER_SECTION, "patient-pooled": PATIENT_POOLED},
+            aggregations={
+                **PER_SECTION,
+                "patient-pooled": PATIENT_POOLED,
+                PER_GENE: "group = a gene: the mean over sections of its value",
+            },
             constants=self.constants(),
         )
 
@@ -113,6 +119,7 @@ class Expression(Protocol):
         """The rows of what is predicted at every test location that has counts."""
         ceilings = self.ceilings(targets)
         by_section: dict[str, dict[str, Measure]] = {}
+        by_gene: dict[str, dict[str, Floats]] = {}
         found: dict[str, tuple[NDArray[np.intp], Floats]] = {}
         for section in rows.trial.test:
             values, present = predict(section)
@@ -123,13 +130,17 @@ class Expression(Protocol):
             if not np.isfinite(guess).all():
                 raise ContractError(f"{rows.subject.name} predicts values that are not finite", where=section.id)
             found[section.id] = kept, guess
-            for metric, measure in section_measures(rows, section, kept, guess, targets, ceilings).items():
+            scored = score_section(rows, section, kept, guess, targets, ceilings)
+            for metric, measure in scored.measures.items():
                 by_section.setdefault(metric, {})[section.id] = measure
+            for metric, values in scored.genes.items():
+                by_gene.setdefault(metric, {})[section.id] = values
         out = [
             row
             for metric, of in by_section.items()
             for row in rows.per_section(of, metric=metric, direction=self.direction)
         ]
+        out += [row for metric, of in by_gene.items() for row in self._per_gene(rows, metric, of, targets, by_section)]
         by_patient: dict[str, dict[tuple[Level, str], Measure]] = {}
         for level, patient, sections in rows.by_patient([s for s in rows.trial.test if s.id in found]):
             for metric, measure in patient_measures(rows, sections, found, targets).items():
@@ -138,6 +149,30 @@ class Expression(Protocol):
             row
             for metric, pooled in by_patient.items()
             for row in rows.patient_pooled(pooled, metric=metric, direction=self.direction)
+        ]
+
+    def _per_gene(
+        self,
+        rows: Rows,
+        metric: str,
+        values: dict[str, Floats],
+        targets: Targets,
+        by_section: dict[str, dict[str, Measure]],
+    ) -> list[Result]:
+        """Each gene's mean over the sections of a level."""
+        return [
+            rows.row(
+                metric=metric,
+                direction=self.direction,
+                aggregation=PER_GENE,
+                group=gene,
+                level=level,
+                value=value,
+                n=sum(by_section[metric][s].n for s in ids),
+                chance=0.0,
+            )
+            for level, ids in rows.by_level(list(values))
+            for gene, value in zip(targets.genes, nan_mean([values[s] for s in ids], axis=0), strict=True)
         ]
 
 
