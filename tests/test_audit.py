@@ -331,6 +331,15 @@ def test_near_duplicates_are_not_judged_by_fewer_than_four_pairs_of_patients(coh
     assert any(u.name == "near-duplicates" and "too few patients" in u.why for u in audit.unchecked)
 
 
+def test_features_that_tell_nobody_apart_accuse_nobody(cohort):
+    flat = cohort.with_(
+        *(replace(m, embeddings=Store("feed", np.linspace(-1, 1, 196)[:, None])) for m in cohort.sections.values())
+    )
+    audit = audit_split(flat, split(cohort), embedding="feed")
+    assert audit.passed
+    assert any("all patients look alike" in u.why for u in audit.unchecked)
+
+
 def test_two_patients_half_as_far_apart_as_others_are_worth_a_word(cohort):
     mixed = section("P5-S0", "P5")
     cells = mixed.counts.toarray()
@@ -440,10 +449,16 @@ def test_target_genes_among_the_inputs_fail_by_any_of_their_names(cohort, inputs
     assert severities(audit, "target-genes-among-inputs") == ["fail"]
 
 
-def test_a_symbol_of_two_genes_is_no_name_of_either(cohort):
-    twice = replace(cohort["P3-S0"], ensembl_ids=("ENSG00000000099", *cohort["P3-S0"].ensembl_ids[1:]))
-    subject = clean_subject(cohort, input_genes=("ENSG00000000099",), target_genes=("ENSG00000000000",))
-    assert audit_split(cohort.with_(twice), split(cohort), subject_info=subject, tables=False).passed
+def test_two_ids_under_one_symbol_are_two_genes_and_the_symbol_is_either(cohort):
+    twice = cohort.with_(replace(cohort["P3-S0"], ensembl_ids=("ENSG00000000099", *cohort["P3-S0"].ensembl_ids[1:])))
+
+    def passes(read, predicted):
+        subject = clean_subject(cohort, input_genes=(read,), target_genes=(predicted,))
+        return audit_split(twice, split(cohort), subject_info=subject, tables=False).passed
+
+    assert passes("ENSG00000000099", "ENSG00000000000")
+    assert not passes("G00", "ENSG00000000000")
+    assert not passes("ENSG00000000099", "G00")
 
 
 @pytest.mark.parametrize(

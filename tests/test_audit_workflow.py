@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import scipy.sparse as sp
 
 import small
+from audit_cases import Made, MadeCohort
+from support import SHARED, needs_shared
 from triglyph.bench.audit.kinds import KINDS
 from triglyph.bench.audit.subject import Exposure, read_recipe, read_subject
 from triglyph.bench.audit.whole import audit_split
@@ -250,6 +255,32 @@ def test_serial_sections_of_simulated_tissue_under_two_ids_are_near_duplicates(s
     found = audit_split(cohort, patient_folds(cohort.patients, name="loo"))
     assert {f.name for f in found.failures} == {"near-duplicates"}
     assert all("P01-S1" in f.what and "P01-S2" in f.what for f in found.failures)
+
+
+@needs_shared
+def test_serial_sections_of_her2st_filed_as_patients_are_all_found_and_no_two_patients_are_taken_for_one():
+    sections = {}
+    for name in ("A1", "A2", "B1", "B2", "C1", "D1"):
+        table = pl.read_csv(SHARED / "her2st" / "counts" / f"{name}.tsv.gz", separator="\t")
+        array = np.array([[float(v) for v in spot.split("x")] for spot in table[:, 0]])
+        counts = table[:, 1:3000]
+        sections[name] = Made(
+            id=name,
+            patient=name[0],
+            centres_um=array * 200,
+            counts=sp.csr_matrix(counts.to_numpy().astype(np.int32)),
+            labels=np.full(len(counts), ""),
+            captions=[""] * len(counts),
+            symbols=tuple(counts.columns),
+            ensembl_ids=("",) * counts.shape[1],
+        )
+    cohort = MadeCohort(sections)
+    assert audit_split(cohort, patient_folds(cohort.patients, name="loo")).passed
+    filed = cohort.renamed({s: s for s in sections})
+    found = audit_split(filed, patient_folds(filed.patients, name="loo"))
+    assert {f.name for f in found.failures} == {"near-duplicates"}
+    pairs = {tuple(re.findall(r"[A-D][12](?= \()", f.what)) for f in found.failures}
+    assert pairs == {pair for p in "AB" for pair in ((f"{p}1", f"{p}2"), (f"{p}2", f"{p}1"))}
 
 
 def test_a_plain_table_is_audited_as_far_as_it_goes():

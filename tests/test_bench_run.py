@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -47,8 +49,12 @@ def run(cohort, out, **changes):
 def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(cohort, tmp_path, capsys):
     out = run(cohort, tmp_path / "run", set=["n_genes=5"])
     rows = read_results(out)
-    assert {r.model for r in rows} == {"toy", "mean", "library size", "position", "ceiling: count thinning"}
-    assert {r.role for r in rows} == {"method", "baseline", "ceiling"}
+    beside = {"mean", "library size", "position", "toy: shuffled pairs", "ceiling: count thinning"}
+    assert {r.model for r in rows} == {"toy", *beside}
+    assert {r.role for r in rows} == {"method", "baseline", "control", "ceiling"}
+    genes = pl.read_parquet(out / "genes.parquet")
+    assert set(genes["metric"]) == {"pearson", "spearman", "spearman-depth-removed"}
+    assert genes["gene"].n_unique() == 5
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["subject"] == {"embedding": "toy", "fingerprint": FINGERPRINT, "modality": "image"}
     assert set(manifest["protocols"]) == {r.protocol for r in rows}
@@ -83,21 +89,24 @@ def test_features_are_found_by_fingerprint_too_and_an_ambiguous_name_is_refused(
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"model": "x"}, RecipeError, "either --model or --embedding"),
-        ({"embedding": None}, RecipeError, "either --model or --embedding"),
+        ({"model": "x"}, RecipeError, "not both"),
+        ({"embedding": None, "baselines": False}, RecipeError, "nothing to judge"),
         ({"split": None}, SplitError, "no split was named"),
         ({"split": "other"}, SplitError, "no split 'other'"),
         ({"fold": "7"}, SplitError, "no fold '7'"),
         ({"name": "ridge"}, RecipeError, "no protocol"),
         ({"set": ["n_gene=3"]}, RecipeError, "n_genes"),
         ({"name": "all", "set": ["n_genes=3"]}, RecipeError, "belong to one protocol"),
-        ({"prompts": "missing.yaml"}, RecipeError, "no such file"),
+        ({"prompts": "missing.yaml", "name": "all"}, RecipeError, "no such file"),
+        ({"prompts": "missing.yaml"}, RecipeError, "has no prompts"),
+        ({"panel": Path("panel.txt")}, RecipeError, "has no panel"),
+        ({"label_column": "class"}, RecipeError, "how to read an .h5ad"),
         ({"name": "retrieval"}, ContractError, "two modalities"),
     ],
 )
 def test_what_cannot_be_run_is_said_and_nothing_is_left(cohort, tmp_path, changes, error, says):
     if "prompts" in changes:
-        changes = {"prompts": tmp_path / changes["prompts"]}
+        changes = {**changes, "prompts": tmp_path / changes["prompts"]}
     with pytest.raises(error, match=says):
         run(cohort, tmp_path / "run", **changes)
     assert not [p for p in tmp_path.iterdir() if not p.name.endswith(".lock")]
@@ -111,16 +120,24 @@ def test_a_folder_that_is_there_is_never_written_over(cohort, tmp_path, capsys):
         run(cohort, tmp_path / "run", baselines=False)
 
 
-def test_runs_are_compared_on_the_screen_and_in_markdown(cohort, tmp_path, capsys):
+def test_runs_are_compared_on_the_screen_and_in_a_folder(cohort, tmp_path, capsys):
     first = run(cohort, tmp_path / "first")
     second = run(cohort, tmp_path / "second", set=["alphas=[1000000]"])
     third = run(cohort, tmp_path / "third")
     capsys.readouterr()
-    target = bench_compare([first, second, third], out=tmp_path / "comparison.md")
-    text = target.read_text()
-    assert text.count("expression/1/") == 2
+    target = bench_compare([first, second, third], out=tmp_path / "comparison", reference="mean")
+    written = ("html", "csv", "tex", "md")
+    assert {p.name for p in target.iterdir()} == {*(f"comparison.{e}" for e in written), "tests.csv", "patients.csv"}
+    text = (target / "comparison.md").read_text()
+    assert text.count("ridge-expression/1/") == 2
     assert " @ " not in text  # equal values of equal quantities are one column
     assert "toy" in capsys.readouterr().out
+    page = (target / "comparison.html").read_text()
+    assert "Mean difference to mean, patient by patient" in page
+    stamps = {r.protocol for r in read_results(second)}
+    assert all(f"protocol {stamp} here" in page for stamp in stamps)  # the second run is not comparable, and listed
+    with pytest.raises(StorageError, match="already written"):
+        bench_compare([first, third], out=target)
     with pytest.raises(RecipeError, match="no run"):
         bench_compare([])
 

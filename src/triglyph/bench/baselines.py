@@ -17,6 +17,7 @@ from triglyph.bench.expression.predictors import (
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
 from triglyph.bench.features import Columns, Constant, Depth, Position
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
+from triglyph.bench.representations import NEIGHBOURLY, REPRESENTATIONS, Places
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.ridge_retrieval import ridge_retrieval
 
@@ -25,7 +26,14 @@ DEPTH = ("depth of the test locations is the input",)
 ALIGNED = ("training sections laid onto each test section by its stain",)
 
 
-def beside(protocol: Protocol, trial: Trial, subject: Subject | None, stain_texture: Embedder | None) -> list[Subject]:
+def beside(
+    protocol: Protocol,
+    trial: Trial,
+    subject: Subject | None,
+    stain_texture: Embedder | None,
+    *,
+    places: Places = "um",
+) -> list[Subject]:
     """What stands beside a subject in a protocol's table.
 
     Parameters
@@ -34,6 +42,8 @@ def beside(protocol: Protocol, trial: Trial, subject: Subject | None, stain_text
         What is judged; None where nothing is.
     stain_texture
         Features of `image` whose column 0 is the haematoxylin mean; None where the sections have no image.
+    places
+        What representations of expression call near: µm, or places on the array.
     """
     placed = all(np.isfinite(s.centres_um).all() for s in (*trial.train, *trial.test))
     if isinstance(protocol, GenesFromGenes):
@@ -45,7 +55,8 @@ def beside(protocol: Protocol, trial: Trial, subject: Subject | None, stain_text
         both = subject is None or {"image", "expression"} <= set(subject.modalities)
         return retrieval_baselines(trial, stain_texture, placed=placed) if both else []
     if protocol.task in LABEL_TASKS:
-        return label_baselines(getattr(protocol, "modality", "image"), stain_texture, placed=placed)
+        modality = getattr(protocol, "modality", "image")
+        return label_baselines(trial, modality, stain_texture, placed=placed, places=places)
     if protocol.task == "expression":
         return feature_baselines(stain_texture, placed=placed)
     return []
@@ -87,7 +98,9 @@ def core_baselines(*, placed: bool) -> list[Subject]:
     return [*subjects, Subject("ridge + neighbours", CoreRidge(neighbours=7), role="baseline")] if placed else subjects
 
 
-def label_baselines(modality: str, stain_texture: Embedder | None, *, placed: bool) -> list[Subject]:
+def label_baselines(
+    trial: Trial, modality: str, stain_texture: Embedder | None, *, placed: bool, places: Places
+) -> list[Subject]:
     """Subjects for protocols that read labels off an embedding of `modality`."""
     subjects: list[Subject] = []
     if placed:
@@ -96,6 +109,11 @@ def label_baselines(modality: str, stain_texture: Embedder | None, *, placed: bo
         subjects.append(Subject("stain-texture", stain_texture, role="baseline"))
     if modality == "expression":
         subjects.append(Subject("library size", Depth(modality=modality), role="baseline"))
+        subjects += [
+            representation(trial, places=places, role="baseline")
+            for name, representation in REPRESENTATIONS.items()
+            if placed or name not in NEIGHBOURLY
+        ]
     return subjects
 
 

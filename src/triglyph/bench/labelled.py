@@ -21,7 +21,7 @@ from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError, RecipeError
-from triglyph.metrics.bootstrap import Resamples, nan_mean
+from triglyph.metrics.bootstrap import Resamples, nan_mean, worth_together
 from triglyph.metrics.result import Result
 
 Floats = NDArray[np.float64]
@@ -198,6 +198,7 @@ def class_measures(
     guess = (predicted[:, None] == judged[None, :]) & known[:, None]
     hit = truth & guess
     hits, there, said = (v.sum(axis=0) for v in (hit, truth, guess))
+    worth = worth_together(drawn.n_effective(truth))
     hit_share, there_share, said_share = (drawn.mean(v) for v in (hit, truth, guess))
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = np.where(there_share > 0, hit_share / there_share, np.nan)
@@ -208,6 +209,7 @@ def class_measures(
             n=int(there.sum()),
             draws=nan_mean(recall, axis=1),
             n_blocks=drawn.n_units,
+            n_effective=worth,
             chance=1.0 / len(classes),
         ),
         "macro-f1": Measure(
@@ -215,6 +217,7 @@ def class_measures(
             n=int(known.sum()),
             draws=nan_mean(f1, axis=1),
             n_blocks=drawn.n_units,
+            n_effective=worth,
         ),
     }
 

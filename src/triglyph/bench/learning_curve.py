@@ -115,5 +115,6 @@ def _mean(of: list[Measure]) -> Measure:
         n=of[0].n,
         draws=nan_mean(np.stack(draws), axis=0) if draws else None,
         n_blocks=of[0].n_blocks,
+        n_effective=of[0].n_effective,
         chance=of[0].chance,
     )

@@ -20,23 +20,21 @@ from triglyph.bench.zero_shot import ZeroShot
 from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
-PROTOCOLS: dict[str, type[Protocol]] = {
-    p.name: p
-    for p in (
-        Retrieval,
-        ZeroShot,
-        LinearProbe,
-        NearestNeighbours,
-        SimpleShot,
-        LearningCurve,
-        Clustering,
-        LabelSearch,
-        Expression,
-        GenesFromGenes,
-        HestBenchmark,
-        *VARIANTS,
-    )
-}
+_ALL: tuple[type[Protocol], ...] = (
+    Retrieval,
+    ZeroShot,
+    LinearProbe,
+    NearestNeighbours,
+    SimpleShot,
+    LearningCurve,
+    Clustering,
+    LabelSearch,
+    Expression,
+    GenesFromGenes,
+    HestBenchmark,
+    *VARIANTS,
+)
+PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in _ALL}
 
 
 def names() -> list[str]:

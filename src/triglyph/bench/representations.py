@@ -162,6 +162,8 @@ REPRESENTATIONS: dict[str, Callable[..., Subject]] = {
 
 Over labelled locations, as published; the published figures of her2st also take `places="array"`.
 """
+NEIGHBOURLY = {"expression-pca-50+9-neighbours", "expression-19-pooled-pca-10"}
+"""Those that need places."""
 
 
 def averaging(xy: Floats, k: int) -> sp.csr_matrix:

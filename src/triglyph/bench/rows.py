@@ -39,6 +39,16 @@ _BOUNDS = {
     "spearman": (-1.0, 1.0),
     "median-rank": (1.0, np.inf),
     "mse": (0.0, np.inf),
+    "mse-mean-removed": (0.0, np.inf),
+    "r2": (-np.inf, 1.0),
+    "r2-test-mean": (-np.inf, 1.0),
+    "r2-training-mean": (-np.inf, 1.0),
+    "macro-f1": (0.0, 1.0),
+    "acc": (0.0, 1.0),
+    "mvacc": (0.0, 1.0),
+    "map": (0.0, 1.0),
+    "nmi": (0.0, 1.0),
+    "ari": (-0.5, 1.0),
 }
 
 

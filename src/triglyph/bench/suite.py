@@ -12,6 +12,7 @@ from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.linear_probe import LinearProbe
 from triglyph.bench.null import MIN_REFITS, null_rows
 from triglyph.bench.protocol import Protocol
+from triglyph.bench.representations import Places
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.zero_shot import ZeroShot
 from triglyph.metrics.result import Result
@@ -46,6 +47,7 @@ def evaluate(
     refit: Callable[[int], Embedder] | None = None,
     n_refits: int = MIN_REFITS,
     seed: int = 0,
+    places: Places = "um",
     report: Report | None = None,
 ) -> list[Result]:
     """All rows of one fold: the subject's, its baselines' and ceilings', its null's.
@@ -62,6 +64,8 @@ def evaluate(
         Judge the baselines too, and give the ceilings.
     refit
         Refits on shuffled pairs by seed, for protocols that have a null; None leaves the null out.
+    places
+        What representations of expression call near.
     report
         Called with one line before each part.
     """
@@ -71,7 +75,9 @@ def evaluate(
         subjects = [] if subject is None else [subject]
         if with_baselines:
             known = {s.name for s in subjects}  # the subject may itself be a baseline
-            subjects += [s for s in beside(protocol, trial, subject, stain_texture) if s.name not in known]
+            subjects += [
+                s for s in beside(protocol, trial, subject, stain_texture, places=places) if s.name not in known
+            ]
         for one in subjects:
             say(f"{protocol.name}: {one.name}")
             out += protocol.run(one, trial)

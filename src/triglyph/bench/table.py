@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from triglyph.bench.null import LOWER_IS_BETTER, NULL, NULL_HIGH, Key, key
 from triglyph.metrics.result import Result
 
+BY_PATIENT = {"per-patient", "patient-pooled"}
+"""Aggregations whose groups are patients."""
 _ORDER = {"method": 0, "baseline": 1, "control": 2, "ceiling": 3}
 
 
@@ -50,7 +52,8 @@ class Table:
         """One line as text."""
         r = line.row
         metric = f"{r.metric} ↓" if r.metric in LOWER_IS_BETTER else r.metric
-        over = r.aggregation if r.group == "all" else f"patient {r.group}"
+        pooled = ", pooled" if r.aggregation == "patient-pooled" else ""
+        over = r.aggregation if r.group == "all" else f"patient {r.group}{pooled}"
         where = f"{r.level}, fold {r.fold}" if r.fold else r.level
         chance = "–" if r.chance is None else f"{r.chance:.3f}"
         values = [show(line.values.get(m)) + ("*" if line.starred(m) else "") for m in self.models]
@@ -61,7 +64,8 @@ class Table:
         shown = [r for line in self.lines for r in line.values.values()]
         notes = [f"protocol {stamp}, split {split}" for stamp, split in sorted({(r.protocol, r.split) for r in shown})]
         notes += [
-            f"brackets: 95 % bootstrap over {_PLURAL[u]}" for u in sorted({r.ci_unit for r in shown} & {*_PLURAL})
+            f"brackets: 95 %, Student's t, standard error by bootstrap over {_PLURAL[u]}"
+            for u in sorted({r.ci_unit for r in shown} & {*_PLURAL})
         ]
         if any(line.starred(m) for line in self.lines for m in self.models):
             notes.append("* better than the 95th percentile of its null")
@@ -93,7 +97,7 @@ def tabulate(results: Iterable[Result]) -> list[Table]:
     """Rows over everything (`group="all"`) and of every patient, side by side, one table for each task."""
     tasks: dict[str, tuple[dict[Key, Line], dict[str, int]]] = {}
     for row in results:
-        if row.model == NULL or not (row.group == "all" or row.aggregation == "per-patient"):
+        if row.model == NULL or not (row.group == "all" or row.aggregation in BY_PATIENT):
             continue
         lines, models = tasks.setdefault(row.task, ({}, {}))
         lines.setdefault(key(row), Line(row)).values[row.model] = row

@@ -34,7 +34,7 @@ class GeneMLP(ExpressionEncoder):
     Parameters
     ----------
     dim, hidden
-        Width of the embedding and of the hidden layer.
+        Width of the embedding and of the hidden layer; without a hidden layer (0) it is one linear map.
     genes
         At most so many genes are chosen.
     input_dropout, dropout
@@ -79,8 +79,10 @@ class GeneMLP(ExpressionEncoder):
         self.vocabulary: GeneVocabulary | None = None
         self._statistics: dict[str, NDArray[np.float64]] = {}
         self.input_dropout = nn.Dropout(input_dropout)
-        self.first = nn.Linear(genes + int(library_size), hidden)
-        self.rest = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+        self.first = nn.Linear(genes + int(library_size), hidden or dim)
+        self.rest = nn.Sequential()
+        if hidden:
+            self.rest.extend([nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)])
         count = sum(p.numel() for p in self.parameters())
         self.card = type(self).card.model_copy(update={"dim": dim, "parameters": count})
 

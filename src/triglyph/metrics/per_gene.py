@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
@@ -55,7 +56,7 @@ def gene_values(
     ContractError
         There are not as many values as genes.
     """
-    numbers = pl.Series("value", values, dtype=pl.Float64, nan_to_null=True)
+    numbers = pl.Series("value", np.asarray(values, dtype=np.float64), dtype=pl.Float64, nan_to_null=True)
     if len(numbers) != len(genes):
         raise ContractError(f"{len(numbers)} values for {len(genes)} genes", where=f"{model}, {metric}, {section}")
     shared = {

@@ -3,8 +3,8 @@
 The binomial halves of a Poisson count are independent given its rate, so the correlation r of a gene between them is
 its reliability at half the depth; at full depth it is 2r / (1 + r) (Spearman, Br J Psychol 3:271, 1910; Brown, ibid.
 3:296), and whoever knew the rate without noise would correlate with the counts by its square root. On few locations of
-rare genes the root lifts what is noise about 0: on Poisson counts of known rates the mean over genes lies above the true
-value by 0.01 at 5,000 counts a location and by 0.15 at 650.
+rare genes the root lifts what is noise about 0: on Poisson counts of known rates the mean over genes lies above the
+true value by 0.01 at 5,000 counts a location and by 0.15 at 650.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Contrastive alignment of any subset of image, expression and text.
 
 Each modality has a *tower*: an encoder and a projection head into one shared space. A tower is `locked` (its encoder
-never changes; its pooled output may come from a cache), `trained` (from pretrained weights) or from `scratch`. Any
-pairs of modalities are trained, each with a weight. SpatialWhisperer (ICML 2026) is the towers Geneformer locked,
-BioBERT trained, UNI2-h locked, with the pairs expression-text and image-expression.
+never changes; its pooled output may come from a cache), learns by `lora` (adapters alone), is `trained` (from
+pretrained weights) or from `scratch`. Any pairs of modalities are trained, each with a weight, by InfoNCE (`clip`) or
+pairwise sigmoids (`siglip`). SpatialWhisperer (ICML 2026) is the towers Geneformer locked, BioBERT trained, UNI2-h
+locked, with the pairs expression-text and image-expression.
 
 Three names are kept apart: `pooled` is what an encoder gives, `projected` what its head makes of it, and `embeddings`
 are projected and L2-normalised. Rows without a modality are not in its entry of the batch: they are never encoded and
@@ -25,8 +26,9 @@ from triglyph.encoders.base import Encoder, Modality
 from triglyph.errors import ContractError
 from triglyph.models.base import Batch, Output
 from triglyph.models.heads import HeadConfig, Standardise, build_head
+from triglyph.models.lora import adapters, is_adapter
 from triglyph.models.towers import MODALITIES, TowerConfig
-from triglyph.objectives.contrastive import INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
+from triglyph.objectives.contrastive import INIT_BIAS, INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch, is_distributed
 
 
@@ -37,6 +39,8 @@ class TemperatureConfig(Frozen):
     init: float = Field(default=INIT_TEMPERATURE, gt=0)
     max_scale: float | None = Field(default=100.0, gt=0)
     """None never clamps, as the release of SpatialWhisperer."""
+    init_bias: float = INIT_BIAS
+    """Of `siglip`, learnt beside the scale."""
 
 
 class AlignmentConfig(Frozen):
@@ -46,6 +50,7 @@ class AlignmentConfig(Frozen):
     """A tower set to null is taken out, so that a recipe can be cut down from the command line."""
     pairs: dict[str, float]
     """`image-expression`, ... -> weight; 0 or null takes a pair out."""
+    objective: Literal["clip", "siglip"] = "clip"
     dim: int = Field(default=256, ge=1)
     """Width of the shared space."""
     head: HeadConfig = HeadConfig()
@@ -94,6 +99,11 @@ class AlignmentConfig(Frozen):
         return tuple(m for m in self.modalities if self.towers[m].mode == "locked")
 
     @property
+    def adapted(self) -> tuple[Modality, ...]:
+        """Those whose encoder learns through adapters alone."""
+        return tuple(m for m in self.modalities if self.towers[m].mode == "lora")
+
+    @property
     def modalities(self) -> tuple[Modality, ...]:
         """Those with a tower, in the fixed order."""
         return tuple(m for m in MODALITIES if m in self.towers)
@@ -120,13 +130,21 @@ class Alignment(nn.Module):
                 )
         self.encoders = nn.ModuleDict({m: encoders[m] for m in config.modalities})
         self.heads = nn.ModuleDict(
-            {m: build_head(config.head, dim_in=encoders[m].card.dim, dim=config.dim) for m in config.modalities}
+            {
+                m: build_head(config.towers[m].head or config.head, dim_in=encoders[m].card.dim, dim=config.dim)
+                for m in config.modalities
+            }
         )
         self.scalers = nn.ModuleDict(
             {m: Standardise(encoders[m].card.dim) for m in config.modalities if config.towers[m].standardise}
         )
         names = [f"{a}-{b}" for a, b in config.active_pairs] if config.temperature.share == "per-pair" else []
-        self.temperature = Temperature(names, init=config.temperature.init, max_scale=config.temperature.max_scale)
+        self.temperature = Temperature(
+            names,
+            init=config.temperature.init,
+            max_scale=config.temperature.max_scale,
+            bias=config.temperature.init_bias if config.objective == "siglip" else None,
+        )
         self.heads_only = False
         """During the frozen warm-up: towers stay as they are, heads learn."""
         for modality in self.locked:
@@ -143,6 +161,11 @@ class Alignment(nn.Module):
     def locked(self) -> tuple[Modality, ...]:
         """Those whose encoder never changes."""
         return self.config.locked
+
+    @property
+    def adapted(self) -> tuple[Modality, ...]:
+        """Those whose encoder learns through adapters alone."""
+        return self.config.adapted
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of a modality."""
@@ -161,14 +184,22 @@ class Alignment(nn.Module):
     def train(self, mode: bool = True) -> Alignment:  # noqa: FBT001, FBT002 - the signature of nn.Module
         """Training mode; encoders that do not learn stay in evaluation mode, so their output is a constant."""
         super().train(mode)
-        for modality in self.modalities if self.heads_only else self.locked:
-            self.encoders[modality].eval()
+        for modality in self.modalities:
+            if self.heads_only or modality in (*self.locked, *self.adapted):
+                self.encoders[modality].eval()
+            if modality in self.adapted and not self.heads_only:
+                # Around its adapters the encoder is a constant: neither its dropout nor its statistics take part.
+                for module in adapters(self.encoders[modality]).values():
+                    module.train(mode)
         return self
 
     def learnable(self) -> dict[str, Tensor]:
-        """The part of the state that training changes: all but locked encoders."""
-        locked = tuple(f"encoders.{m}." for m in self.locked)
-        return {name: t for name, t in self.state_dict().items() if not name.startswith(locked)}
+        """The part of the state that training changes: all but locked encoders, and but what adapters are put on."""
+        constant = tuple(f"encoders.{m}." for m in (*self.locked, *self.adapted))
+        return {n: t for n, t in self.state_dict().items() if not n.startswith(constant) or self._adapter(n)}
+
+    def _adapter(self, name: str) -> bool:
+        return is_adapter(name) and name.startswith(tuple(f"encoders.{m}." for m in self.adapted))
 
     # ---- from a batch to the shared space
 

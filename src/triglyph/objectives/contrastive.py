@@ -1,12 +1,18 @@
-"""Symmetric InfoNCE over any pairs of modalities.
+"""Contrastive losses over any pairs of modalities: symmetric InfoNCE (CLIP), or pairwise sigmoids (SigLIP).
 
-For a pair (a, b) take the rows of the batch that have both, `S = scale * Z_a Z_b^T`, and
-`L_ab = (CE(S, diagonal) + CE(S^T, diagonal)) / 2`. The loss is the weighted mean over the pairs that the batch holds,
-so a pair that is absent changes nothing. Rows that are copies of each other in one modality (the same caption, the
-same location drawn twice) are not negatives: their entries off the diagonal are left out of both softmaxes.
+For a pair (a, b) take the rows of the batch that have both and `S = scale * Z_a Z_b^T`.
+
+- InfoNCE: `L_ab = (CE(S, diagonal) + CE(S^T, diagonal)) / 2`.
+- Sigmoid: `L_ab = -(1 / n) sum_ij log sigmoid(y_ij (S_ij + bias))`, y 1 on the diagonal and -1 off it: each pair is a
+  question of its own, and none competes with another.
+
+The loss is the weighted mean over the pairs that the batch holds, so a pair that is absent changes nothing. Rows that
+are copies of each other in one modality (the same caption, the same location drawn twice) are not negatives: their
+entries off the diagonal are left out of both softmaxes, and of the sum.
 
 InfoNCE: van den Oord et al. 2018 (arXiv 1807.03748); the symmetric form and the learnt temperature: Radford et al. 2021
-(CLIP, arXiv 2103.00020); the mean over present pairs: SpatialWhisperer (ICML 2026).
+(CLIP, arXiv 2103.00020); the sigmoid and its learnt bias: Zhai et al. 2023 (SigLIP, arXiv 2303.15343); the mean over
+present pairs: SpatialWhisperer (ICML 2026).
 """
 
 from __future__ import annotations
@@ -23,6 +29,8 @@ from triglyph.errors import ContractError
 Pair = tuple[str, str]
 
 INIT_TEMPERATURE = 0.07
+INIT_BIAS = -10.0
+"""Of SigLIP: nearly all pairs are negatives, and the loss starts near 0 instead of at log 2 for each of them."""
 
 
 class Temperature(nn.Module):
@@ -36,15 +44,23 @@ class Temperature(nn.Module):
         Initial temperature; the scale starts at its inverse.
     max_scale
         The scale is held at or under this; None does not clamp it, as in the release of SpatialWhisperer.
+    bias
+        Initial bias of SigLIP, learnt beside each scale; None has none, and is InfoNCE's.
     """
 
     def __init__(
-        self, pairs: Iterable[str] = (), *, init: float = INIT_TEMPERATURE, max_scale: float | None = 100.0
+        self,
+        pairs: Iterable[str] = (),
+        *,
+        init: float = INIT_TEMPERATURE,
+        max_scale: float | None = 100.0,
+        bias: float | None = None,
     ) -> None:
         super().__init__()
         self.max_scale = max_scale
         self.names = tuple(pairs)
         self.log_scale = nn.Parameter(torch.full((max(1, len(self.names)),), math.log(1 / init)))
+        self.bias = None if bias is None else nn.Parameter(torch.full_like(self.log_scale, bias))
 
     def forward(self, pair: str) -> Tensor:
         """The scale of a pair, a scalar."""
@@ -52,8 +68,15 @@ class Temperature(nn.Module):
             # Clamping the parameter, not only what is read from it, keeps its gradient alive at the bound.
             with torch.no_grad():
                 self.log_scale.clamp_(max=math.log(self.max_scale))
-        scale = self.log_scale[self.names.index(pair) if self.names else 0].exp()
+        scale = self.log_scale[self._number(pair)].exp()
         return scale if self.max_scale is None or self.training else scale.clamp(max=self.max_scale)
+
+    def bias_of(self, pair: str) -> Tensor | None:
+        """The bias of a pair, a scalar; None where there is none."""
+        return None if self.bias is None else self.bias[self._number(pair)]
+
+    def _number(self, pair: str) -> int:
+        return self.names.index(pair) if self.names else 0
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, *, duplicates: Sequence[Tensor] = ()) -> Tensor:
@@ -72,18 +95,49 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, *, duplicates: Sequenc
     -------
     Scalar, in 32-bit whatever the precision of the inputs.
     """
-    if len(a) != len(b):
-        raise ContractError(f"{len(a)} rows on one side and {len(b)} on the other", where="info_nce")
     # bf16 has three digits: too few for a softmax over thousands of near neighbours.
     with torch.autocast(a.device.type, enabled=False):
-        logits = scale * (a.float() @ b.float().T)
-        same = torch.zeros_like(logits, dtype=torch.bool)
-        for key in duplicates:
-            same |= key[:, None] == key[None, :]
-        same.fill_diagonal_(0)
-        logits = logits.masked_fill(same, -torch.inf)
+        logits = scale * _cosines(a, b, where="info_nce")
+        logits = logits.masked_fill(_copies(logits, duplicates), -torch.inf)
         target = torch.arange(len(a), device=a.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def pairwise_sigmoid(
+    a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor | float, *, duplicates: Sequence[Tensor] = ()
+) -> Tensor:
+    """SigLIP's loss of rows that correspond: a sum over all pairs, divided by the number of rows.
+
+    Parameters
+    ----------
+    a, b, scale, duplicates
+        As of `info_nce`.
+    bias
+        Added to every logit.
+
+    Returns
+    -------
+    Scalar, in 32-bit whatever the precision of the inputs.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        logits = scale * _cosines(a, b, where="pairwise_sigmoid") + bias
+        sign = 2 * torch.eye(len(a), device=a.device) - 1
+        terms = F.logsigmoid(sign * logits).masked_fill(_copies(logits, duplicates), 0)
+        return -terms.sum() / len(a)
+
+
+def _cosines(a: Tensor, b: Tensor, *, where: str) -> Tensor:
+    if len(a) != len(b):
+        raise ContractError(f"{len(a)} rows on one side and {len(b)} on the other", where=where)
+    return a.float() @ b.float().T
+
+
+def _copies(logits: Tensor, duplicates: Sequence[Tensor]) -> Tensor:
+    """(n, n) True off the diagonal where two rows share a key."""
+    same = torch.zeros_like(logits, dtype=torch.bool)
+    for key in duplicates:
+        same |= key[:, None] == key[None, :]
+    return same.fill_diagonal_(0)
 
 
 def contrastive_loss(
@@ -94,7 +148,7 @@ def contrastive_loss(
     temperature: Temperature,
     duplicates: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Weighted mean of `info_nce` over the pairs that the batch holds.
+    """Weighted mean over the pairs that the batch holds: of `pairwise_sigmoid` with a bias, of `info_nce` without.
 
     Parameters
     ----------
@@ -105,7 +159,7 @@ def contrastive_loss(
     pairs
         (a, b) -> weight, not negative; pairs of weight 0 are left out.
     temperature
-        Called with `a-b`.
+        Scale, and bias if it has one, of `a-b`.
     duplicates
         modality -> integer keys (n,) of all rows of the batch: rows with equal keys are not negatives of each other in
         pairs that hold this modality. The key "" stands for all pairs.
@@ -133,7 +187,12 @@ def contrastive_loss(
         name = f"{a}-{b}"
         # index_select: the gradient of plain indexing is summed in no fixed order by several threads.
         left, right = embeddings[a].index_select(0, at_a), embeddings[b].index_select(0, at_b)
-        terms[name] = info_nce(left, right, temperature(name), duplicates=keys)
+        scale, bias = temperature(name), temperature.bias_of(name)
+        terms[name] = (
+            info_nce(left, right, scale, duplicates=keys)
+            if bias is None
+            else pairwise_sigmoid(left, right, scale, bias, duplicates=keys)
+        )
         weights.append(weight)
     if not terms:
         raise ContractError(

@@ -15,6 +15,7 @@ from triglyph.bench.comparison import Comparison, Quantity
 from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.metrics.bootstrap import MIN_PATIENTS
 from triglyph.metrics.per_gene import KEY
+from triglyph.report import comparison_csv as csv
 from triglyph.report import comparison_figures as figures
 from triglyph.report import comparison_tables as tables
 from triglyph.report.comparison_grids import Family, Grid, grids, headline
@@ -36,9 +37,9 @@ def write_comparison(study: Study, folder: Path) -> Path:
     found = grids(study)
     families = list(dict.fromkeys(g.family for g in found))
     heads = [headline([g for g in found if g.family == family]) for family in families]
-    tables.values_frame(study, found).write_csv(folder / "comparison.csv")
-    tables.tests_frame(study).write_csv(folder / "tests.csv")
-    tables.patients_frame(study, _quantities(study)).write_csv(folder / "patients.csv")
+    csv.values_frame(study, found).write_csv(folder / "comparison.csv")
+    csv.tests_frame(study).write_csv(folder / "tests.csv")
+    csv.patients_frame(study, _quantities(study)).write_csv(folder / "patients.csv")
     (folder / "comparison.tex").write_text(latex(study, heads), encoding="utf-8")
     methods = [model for model, role in study.models.items() if role == "method"]
     told = [c for c in study.tests if c.paired.verdict in ("better", "worse")]
@@ -52,12 +53,15 @@ def write_comparison(study: Study, folder: Path) -> Path:
             (str(len(patients)), "held-out patients"),
             (str(len(methods)), "methods"),
             (f"{len(told)} of {len(study.tests)}", "comparisons told apart"),
-            (str(len(study.apart)), "things not comparable"),
+            (str(len(study.apart)), "entries under Not comparable"),
         ],
         parts=[
             *_verdicts(study, len(patients)),
             _apart(study),
-            *(_family(study, [g for g in found if g.family == family]) for family in families),
+            *(
+                _family(study, [g for g in found if g.family == family], title)
+                for family, title in zip(families, _titles(families), strict=True)
+            ),
             *_genes(study),
             _stamps(study),
         ],
@@ -92,7 +96,7 @@ def _apart(study: Study) -> Part:
     return Part("Not comparable", text, [tables.apart_table(study)])
 
 
-def _family(study: Study, of: Sequence[Grid]) -> Part:
+def _family(study: Study, of: Sequence[Grid], title: str) -> Part:
     """One family: its values, its tests, its patients."""
     family = of[0].family
     head = headline(of)
@@ -105,8 +109,7 @@ def _family(study: Study, of: Sequence[Grid]) -> Part:
         content.append(
             Picture(
                 figures.forest(tests, [_differences(c, patients[c.quantity]) for c in tests]),
-                f"Difference to {study.reference}, patient by patient, with its 95 % interval; at the right the patients "
-                "in whom the model is better. Grey: cannot be told apart, or too few patients.",
+                _forest_caption(study, tests),
                 figures.forest_words(tests),
             )
         )
@@ -133,7 +136,32 @@ def _family(study: Study, of: Sequence[Grid]) -> Part:
     text = f"Protocol {family.protocol}, split {family.split}, level {family.level}."
     if family.level != "patient":
         text += " This level supports no claim about unseen patients."
-    return Part(family.words()[0].upper() + family.words()[1:], text, content)
+    if not tests:
+        text += f" {study.reference} has nothing to compare here."
+    return Part(title[0].upper() + title[1:], text, content)
+
+
+def _forest_caption(study: Study, tests: Sequence[Comparison]) -> str:
+    said = [f"Mean difference to {study.reference}, patient by patient"]
+    if any(c.paired.ci for c in tests):
+        said.append("with its 95 % interval over patients")
+    if any(not c.paired.ci for c in tests):
+        said.append("ticks are single patients, too few for a claim")
+    return "; ".join(said) + ". At the right: in how many patients the model is better. Grey claims no difference."
+
+
+def _titles(families: Sequence[Family]) -> list[str]:
+    """What sets families of one task apart is in their titles."""
+    out = []
+    for family in families:
+        alike = [f for f in families if f.words() == family.words()]
+        apart = [
+            getattr(family, name)
+            for name in ("protocol", "split", "level")
+            if len({getattr(f, name) for f in alike}) > 1
+        ]
+        out.append(family.words() + (f" ({', '.join(apart)})" if apart else ""))
+    return out
 
 
 def _differences(c: Comparison, models: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -146,7 +174,7 @@ def _notes(tests: Sequence[Comparison]) -> list[Table]:
     found: dict[tuple[str, str], list[str]] = {}
     for c in tests:
         for note in c.notes:
-            found.setdefault((c.paired.a, note), []).append(c.quantity.metric)
+            found.setdefault((c.paired.a, note.removeprefix(f"{c.paired.a}: ")), []).append(c.quantity.metric)
         if c.paired.n_left_out:
             note = f"undefined in {_many(c.paired.n_left_out, 'patient')}, who are left out"
             found.setdefault((c.paired.a, note), []).append(c.quantity.metric)
@@ -207,7 +235,8 @@ def _scatter(study: Study, place: Mapping[str, str], of: pl.DataFrame) -> list[P
     return [
         Picture(
             figures.gene_scatter(panels, name=study.reference, lower_is_better=lower),
-            f"{where}, level {place['level']}. {words}. On the line both are equal; the genes furthest from it are named.",
+            f"{where}, level {place['level']}. {words}. On the line both are equal; the genes furthest from it are "
+            "named.",
             f"Scatter of genes. {words}.",
         )
     ]
@@ -216,7 +245,7 @@ def _scatter(study: Study, place: Mapping[str, str], of: pl.DataFrame) -> list[P
 def _stamps(study: Study) -> Part:
     return Part(
         "Stamps",
-        "What every number above rests on: what it cost and how often was tried, under which constants, and what saw the "
+        "What every number above rests on: what it cost, how often was tried, under which constants, and what saw the "
         "test set.",
         [tables.runs_table(study), tables.protocols_table(study), tables.stamps_table(study)],
     )

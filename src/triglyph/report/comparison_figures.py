@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triglyph.bench.comparison import Comparison
 from triglyph.metrics.bootstrap import MIN_PATIENTS
@@ -16,6 +17,8 @@ from triglyph.report.style import INK, MUTED, PALETTE, new_figure, png, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
 
 MARKS = {"better": ("#0072B2", "o"), "worse": ("#D55E00", "s")}
 """Verdict -> colour and marker; every other verdict is a grey diamond."""
@@ -106,10 +109,8 @@ def patient_lines(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> by
                 axes.plot(x, table[i], "-o", color=colour, linewidth=1.0, markersize=3, alpha=1 if few else 0.6,
                           label=who if few else None)  # fmt: skip
             there = ~np.isnan(table).all(axis=0)
-            mean = np.array(
-                [np.nanmean(column) if some else np.nan for column, some in zip(table.T, there, strict=True)]
-            )
-            axes.plot(x, mean, "_", color=INK, markersize=17, markeredgewidth=2.2, label="mean")
+            mean = np.nanmean(table[:, there], axis=0)
+            axes.plot(x[there], mean, "_", color=INK, markersize=17, markeredgewidth=2.2, label="mean", zorder=1.5)
             if few:
                 _numbers(axes, table)
             axes.set_xticks(x, models, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
@@ -120,16 +121,18 @@ def patient_lines(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> by
         return png(figure)
 
 
-def _numbers(axes: Axes, table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
+def _numbers(axes: Axes, table: Floats) -> None:
     """Every value, pushed apart where they would overlap."""
+    from matplotlib.patheffects import withStroke
+
     low, high = np.nanmin(table, initial=np.inf), np.nanmax(table, initial=-np.inf)
     room = 0.055 * (high - low) if high > low else 1.0
     for x, column in enumerate(table.T):
         at = -np.inf
         for row in np.argsort(column)[: int((~np.isnan(column)).sum())]:
             at = max(at + room, column[row])
-            axes.annotate(number(column[row]), (x, at), xytext=(5, 0), textcoords="offset points", fontsize=6,
-                          va="center", color=PALETTE[row % len(PALETTE)])  # fmt: skip
+            axes.annotate(number(column[row]), (x, at), xytext=(5, 0), textcoords="offset points", fontsize=6.5,
+                          va="center", path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
 
 
 class Genes(NamedTuple):
@@ -157,23 +160,22 @@ def gene_scatter(panels: Mapping[str, Genes], *, name: str, lower_is_better: boo
             for side, (colour, marker) in ((wins, MARKS["better"]), (losses, MARKS["worse"]), (x == y, OTHER)):
                 axes.plot(x[side], y[side], marker, color=colour, markersize=3.8, alpha=0.75, markeredgewidth=0)
             order = np.argsort(y - x, kind="stable")
-            for row in order[:NAMED_GENES]:
-                if y[row] < x[row]:
-                    _name(axes, genes.names[row], x[row], y[row], 1)
-            for row in order[-NAMED_GENES:]:
-                if y[row] > x[row]:
-                    _name(axes, genes.names[row], x[row], y[row], -1)
-            axes.set_aspect("equal", adjustable="datalim")
+            _names(axes, genes.names, x, y, [i for i in order[:NAMED_GENES] if y[i] < x[i]], 1)
+            _names(axes, genes.names, x, y, [i for i in order[-NAMED_GENES:] if y[i] > x[i]], -1)
+            axes.set_aspect("equal", adjustable="box")
             axes.margins(0.1)
             better = genes.better(lower_is_better=lower_is_better)
             axes.set(xlabel=name, ylabel=model, title=f"better for {better} of {len(x)} genes")
         return png(figure)
 
 
-def _name(axes: Axes, gene: str, x: float, y: float, side: int) -> None:
-    """A gene's symbol below right (1) or above left (-1) of its dot."""
-    axes.annotate(gene, (x, y), xytext=(4 * side, -3 * side), textcoords="offset points", fontsize=6.5,
-                  ha="left" if side > 0 else "right", va="top" if side > 0 else "bottom")  # fmt: skip
+def _names(axes: Axes, names: Sequence[str], x: Floats, y: Floats, rows: Sequence[int], side: int) -> None:
+    """Symbols of some genes to the right (1) or left (-1) of their dots, pushed apart."""
+    room, at = 0.04 * float(max(np.ptp(x), np.ptp(y))), -np.inf
+    for row in sorted(rows, key=lambda i: (y[i], i)):
+        at = max(at + room, float(y[row]))
+        axes.annotate(names[row], (x[row], at), xytext=(5 * side, 0), textcoords="offset points", fontsize=6.5,
+                      ha="left" if side > 0 else "right", va="center")  # fmt: skip
 
 
 @contextmanager
@@ -182,9 +184,9 @@ def _panels(n: int, height: float, *, share_y: bool) -> Iterator[tuple[Figure, l
     import matplotlib as mpl
 
     with styled(), mpl.rc_context({"text.parse_math": False}):
-        columns = min(n, _COLUMNS)
+        columns = 2 if n == 4 else min(n, _COLUMNS)
         rows = -(-n // columns)
-        figure = new_figure(3.25 * columns + 0.9, height * rows + 0.35)
+        figure = new_figure((3.25 if columns > 2 else 3.9) * columns + 0.9, height * rows + 0.35)
         grid = figure.subplots(rows, columns, squeeze=False, sharey="row" if share_y else False)
         for axes in grid.ravel()[n:]:
             axes.set_axis_off()

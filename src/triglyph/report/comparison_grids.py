@@ -54,12 +54,22 @@ class Entry:
             return False
         return value < high if self.row.metric in LOWER_IS_BETTER else value > high
 
+    @property
+    def allowed(self) -> bool:
+        """Whether no run has it whose split passed its audit."""
+        return all(run.allowed for run in self.runs)
+
     def text(self) -> str:
-        """`0.430*†`, then the interval or the spread on a line of its own."""
+        """`0.430*†‡`, then the interval or the spread on a line of its own."""
         r = self.row
         if r.value is None:
             return "undefined"
-        shown = number(r.value) + ("*" if self.beats_null else "") + ("†" if r.transductive else "")
+        shown = (
+            number(r.value)
+            + ("*" if self.beats_null else "")
+            + ("†" if r.transductive else "")
+            + ("‡" if self.allowed else "")
+        )
         if r.ci_low is not None and r.ci_high is not None:
             return f"{shown}\n{number(r.ci_low)} to {number(r.ci_high)}"
         return shown if self.spread is None else f"{shown}\n± {number(self.spread)}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from triglyph.bench.null import LOWER_IS_BETTER
-from triglyph.report.comparison_grids import Entry, Grid, number
+from triglyph.report.comparison_grids import NONE, Entry, Grid, number
 from triglyph.report.comparison_study import Study
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\rightarrow$", "↓": r"$\downarrow$", "±": r"$\pm$",
-    "†": r"\dag{}", "–": "--",
+    "†": r"\dag{}", "‡": r"\ddag{}", "–": "--",
 }  # fmt: skip
 
 
@@ -52,8 +52,8 @@ def _table(study: Study, grid: Grid, i: int) -> str:
     if nulls:
         lines.append(r"\addlinespace")
     for run, by_metric in nulls.items():
-        cells = [number(by_metric[m][1]) if m in by_metric else "--" for m in metrics]
-        lines.append(" & ".join([escaped(f"null, 95th percentile ({run})"), *map(escaped, cells)]) + r" \\")
+        cells = [_number(by_metric[m][1]) if m in by_metric else "--" for m in metrics]
+        lines.append(" & ".join([escaped(f"null, 95th percentile ({run})"), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
@@ -63,13 +63,18 @@ def _cell(entry: Entry | None, *, best: bool) -> str:
     r = entry.row
     if r.value is None:
         return "undefined"
-    text = rf"\textbf{{{number(r.value)}}}" if best else number(r.value)
+    text = rf"\textbf{{{_number(r.value)}}}" if best else _number(r.value)
     text += (r"\textsuperscript{*}" if entry.beats_null else "") + (r"\dag{}" if r.transductive else "")
+    text += r"\ddag{}" if entry.allowed else ""
     if r.ci_low is not None and r.ci_high is not None:
-        text += rf" {{\scriptsize [{number(r.ci_low)}, {number(r.ci_high)}]}}"
+        text += rf" {{\scriptsize [{_number(r.ci_low)}, {_number(r.ci_high)}]}}"
     elif entry.spread is not None:
-        text += rf" {{\scriptsize $\pm$ {number(entry.spread)}}}"
+        text += rf" {{\scriptsize $\pm$ {_number(entry.spread)}}}"
     return text
+
+
+def _number(value: float | None) -> str:
+    return number(value).replace("-", "$-$").replace(NONE, "--")
 
 
 def _caption(study: Study, grid: Grid) -> str:
@@ -88,6 +93,8 @@ def _caption(study: Study, grid: Grid) -> str:
         f"† {model}: {'; '.join(notes)}"
         for model, notes in {m: e.row.transductive for (m, _), e in grid.entries.items() if e.row.transductive}.items()
     ]
+    for model, e in {m: e for (m, _), e in grid.entries.items() if e.allowed}.items():
+        said.append(f"‡ {model}: allowed in spite of the audit: {', '.join(e.runs[0].allowed)}")
     if grid.best:
         said.append("bold: better than every other method, sign flips over patients with Holm's correction")
     return escaped(". ".join(part[0].upper() + part[1:] for part in said) + ".")

@@ -46,6 +46,11 @@ class Run:
     genes: pl.DataFrame
     """Of single genes, from `genes.parquet` or from rows; see `triglyph.metrics.per_gene`."""
 
+    @property
+    def allowed(self) -> list[str]:
+        """Findings of the audit that the run was made in spite of (`bench run --allow NAME`)."""
+        return list(self.manifest.get("allowed", []))
+
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Read a run.
@@ -308,7 +313,7 @@ def _unmet(without: Mapping[Quantity, Sequence[str]], met: Sequence[Quantity], r
                 )
                 or f"{reference} was judged on other combinations of protocol, split and level"
             )
-        where = f"{quantity.task}, {quantity.direction}" if quantity.direction else quantity.task
+        where = ", ".join(part for part in (quantity.task, quantity.direction.replace("->", " → ")) if part)
         grouped.setdefault((", ".join(models), where, why), []).append(quantity.metric)
     return [Apart(who, f"{where}: {', '.join(metrics)}", why) for (who, where, why), metrics in grouped.items()]
 

@@ -105,7 +105,7 @@ _PAGE = """<!doctype html>
   thead th { vertical-align: bottom; }
   td, tbody th { border-bottom: 1px solid var(--line); padding: .28rem .9rem .28rem 0; white-space: pre;
                  vertical-align: top; font-weight: inherit; }
-  table.wrap td, table.wrap th { white-space: normal; min-width: 7rem; max-width: 30rem; overflow-wrap: anywhere; }
+  table.wrap td, table.wrap th { white-space: normal; min-width: 3rem; max-width: 30rem; overflow-wrap: break-word; }
   tr.set-off, td.set-off { font-weight: 650; }
   tr.muted { color: var(--muted); }
   summary { cursor: pointer; color: var(--accent); font-size: .92rem; margin: .6rem 0; }

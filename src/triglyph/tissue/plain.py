@@ -22,6 +22,7 @@ from triglyph.cards import digest
 from triglyph.errors import ContractError, SourceError, SplitError
 from triglyph.storage import file_digest, read_json
 from triglyph.tissue.checks import checked_patient
+from triglyph.tissue.readers.tables import open_anndata
 from triglyph.tissue.split import Split, patient_folds
 
 LEAVE_ONE_OUT = "leave-one-patient-out"
@@ -157,13 +158,7 @@ class PlainCohort:
     @classmethod
     def read(cls, path: Path, **options: Any) -> PlainCohort:
         """From an `.h5ad` file; options as above."""
-        if not path.is_file():
-            raise SourceError("there is no such file", where=path, mend="check the path")
-        try:
-            table = ad.read_h5ad(path)
-        except (OSError, KeyError, ValueError, ad.io.IORegistryError) as error:
-            raise SourceError(f"not readable as AnnData ({error})", where=path, mend="write it again") from None
-        return cls(table, path, **options)
+        return cls(open_anndata(path), path, **options)
 
     def _people(self, column: pd.Series, section: str | None, name: str) -> NDArray[np.str_]:
         if column.isna().any():

@@ -282,11 +282,16 @@ class _Training:
             "loss": {name: float(value.detach()) for name, value in losses.items()},
             "grad_norm": float(norm),
             "logit_scale": self._logit_scales(),
+            **({} if self.model.temperature.bias is None else {"logit_bias": self._logit_biases()}),
         }
 
     def _logit_scales(self) -> dict[str, float]:
         names = self.model.temperature.names or ("shared",)
         return {name: self.model.logit_scale(name) for name in names}
+
+    def _logit_biases(self) -> dict[str, float]:
+        found: list[float] = [] if self.model.temperature.bias is None else self.model.temperature.bias.tolist()
+        return dict(zip(self.model.temperature.names or ("shared",), found, strict=True))
 
     # ---- validation
 

@@ -1,7 +1,8 @@
 """The release of a model: `model.safetensors` and `config.json`, and nothing that has to be unpickled.
 
 Locked encoders with published weights are not copied: they are named, with the fingerprint that they must have when
-they are loaded again. Everything else is saved, and loaded strictly.
+they are loaded again. Nor are those that adapters are put on; their adapters are. Everything else is saved, and loaded
+strictly.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from triglyph.encoders import registry
 from triglyph.encoders.base import Encoder, Modality
 from triglyph.errors import StorageError, WeightsError
 from triglyph.models.alignment import Alignment, AlignmentConfig
+from triglyph.models.lora import adapt, is_adapter
 from triglyph.models.towers import build_encoder
 from triglyph.storage import atomic_folder, read_json, write_json
 
@@ -104,13 +106,18 @@ def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Align
 
 
 def _named_only(model: Alignment, modality: str) -> bool:
-    """A locked encoder whose weights can be had again is not copied into the release."""
-    return modality in model.locked and model.encoder(modality).card.weights != "random"
+    """An encoder that training left alone, and whose weights can be had again, is not copied into the release."""
+    return modality in (*model.locked, *model.adapted) and model.encoder(modality).card.weights != "random"
 
 
 def _saved(model: Alignment) -> dict[str, Tensor]:
     named = tuple(f"encoders.{m}." for m in model.modalities if _named_only(model, m))
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(named)}
+    adapted = tuple(f"encoders.{m}." for m in model.adapted)
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(named) or (name.startswith(adapted) and is_adapter(name))
+    }
 
 
 def _encoder(modality: Modality, about: dict[str, Any], config: AlignmentConfig, weights: Path | None) -> Encoder:
@@ -118,6 +125,8 @@ def _encoder(modality: Modality, about: dict[str, Any], config: AlignmentConfig,
     if about["saved"]:
         published = registry.card(about["encoder"]).weights == "hub"
         encoder = registry.build(about["encoder"], random_init=published, **about["options"])
+        if tower.mode == "lora":
+            adapt(encoder, tower.lora)
     else:
         moved = tower if weights is None else tower.model_copy(update={"weights": str(weights)})
         encoder = build_encoder(moved, modality=modality)

@@ -10,7 +10,7 @@ import torch
 
 from triglyph.encoders import registry
 from triglyph.encoders.base import Encoder
-from triglyph.errors import RecipeError
+from triglyph.errors import RecipeError, WeightsError
 from triglyph.models.alignment import Alignment
 from triglyph.models.towers import build_encoder
 from triglyph.storage import read_json, write_json
@@ -37,7 +37,9 @@ def build_encoders(recipe: Recipe, rows: Rows, run: Run) -> dict[str, Encoder]:
             assets = found[modality]["assets"]
         elif registry.card(tower.encoder).fitted:
             learner = build_encoder(tower, modality=modality)
-            learner.fit(_training_input(rows, learner, modality))
+            # A tower of another run brings its vocabulary: its weights mean nothing with another.
+            if not learner.assets():
+                learner.fit(_training_input(rows, learner, modality))
             assets = learner.assets()
         else:
             assets = {}
@@ -47,6 +49,9 @@ def build_encoders(recipe: Recipe, rows: Rows, run: Run) -> dict[str, Encoder]:
         encoders[modality] = build_encoder(tower, modality=modality)
         if assets:
             encoders[modality].load_assets(assets)
+        # Adapters are saved without what they are put on, so that must be there again, and the same.
+        if tower.mode == "lora" and modality in found:
+            _check_base(encoders[modality], found[modality]["fingerprint"], tower.weights)
     if not found:
         about = {
             m: {"encoder": e.card.name, "fingerprint": e.fingerprint(), "assets": e.assets()}
@@ -97,6 +102,15 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Encoder], data: Locations
         if recipe.model.towers[modality].standardise:
             model.scaler(modality).fit(data.features(modality))
     return model
+
+
+def _check_base(encoder: Encoder, fingerprint: str, weights: str | None) -> None:
+    if encoder.fingerprint() != fingerprint:
+        raise WeightsError(
+            f"the {encoder.card.name} under the adapters is not the one that the run began with",
+            where=weights or encoder.card.hub_id,
+            mend="restore those weights, or begin another run",
+        )
 
 
 def _training_input(rows: Rows, encoder: Encoder, modality: str) -> Iterator[Any]:

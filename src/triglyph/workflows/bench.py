@@ -11,6 +11,9 @@ from triglyph.errors import RecipeError
 if TYPE_CHECKING:
     from triglyph.bench.table import Table
 
+SHOWN = ("per-section", "patient-pooled", "macro", "pooled")
+"""Aggregations that are printed; `table.md` has all."""
+
 
 def bench_list() -> None:
     """Print the protocols and what each asks."""
@@ -103,7 +106,7 @@ def print_tables(tables: Sequence[Table]) -> None:
     for table in tables:
         console.rule(f"[bold]{escape(table.task)}", align="left")
         for line in table.lines:
-            if line.row.aggregation not in ("per-section", "macro"):
+            if line.row.group != "all" or line.row.aggregation.removeprefix("folds of ") not in SHOWN:
                 continue
             direction, metric, over, where, chance = table.cells(line)[:5]
             console.print(f"[bold]{escape(direction)}  {escape(metric)}[/]  {over}, {where}, chance {chance}")

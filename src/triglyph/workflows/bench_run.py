@@ -33,6 +33,7 @@ def bench_run(
     model: Path | None = None,
     embedding: str | None = None,
     modality: Literal["image", "expression", "text"] = "image",
+    places: Literal["um", "array"] = "um",
     split: str | None = None,
     fold: str | None = None,
     null: int = 20,
@@ -69,6 +70,8 @@ def bench_run(
         in the trial (`expression-pca-50`); of an `.h5ad`, a key of `obsm`.
     modality
         What an embedding of an `.h5ad` is of.
+    places
+        What representations with neighbours call near: `um`, or `array` for places on the array.
     split
         A saved split; a model's own one if left out. Of an `.h5ad`, the JSON file of a split or
         `leave-one-patient-out`.
@@ -134,7 +137,7 @@ def bench_run(
         counts_layer=counts_layer,
         um_per_unit=um_per_unit,
     )
-    subject = judged(opened, model, embedding, modality)
+    subject = judged(opened, model, embedding, modality=modality, places=places)
     if subject.of_trial is None and not baselines:
         raise RecipeError("nothing to judge", where="bench run", mend="give --model or --embedding, or keep baselines")
     own = subject.about.get("split") or {}
@@ -155,6 +158,7 @@ def bench_run(
         split=chosen,
         null=null,
         seed=seed,
+        places=places,
         baselines=baselines,
         baseline_encoder=baseline_encoder,
         given={"prompts": prompts, "panel": panel},
@@ -211,6 +215,7 @@ class _Job:
     split: Split
     null: int
     seed: int
+    places: Literal["um", "array"]
     baselines: bool
     baseline_encoder: str
     given: dict[str, Path | None]
@@ -239,6 +244,7 @@ class _Job:
             refit=self._refits(trial, protocols),
             n_refits=self.null,
             seed=self.seed,
+            places=self.places,
             report=report,
         )
 

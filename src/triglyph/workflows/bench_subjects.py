@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,9 @@ def open_cohort(path: Path, **plain: Any) -> Cohort | PlainCohort:
     return Cohort.open(path)
 
 
-def judged(cohort: Cohort | PlainCohort, model: Path | None, embedding: str | None, modality: str) -> Judged:
+def judged(
+    cohort: Cohort | PlainCohort, model: Path | None, embedding: str | None, *, modality: str, places: str
+) -> Judged:
     """From the options of `bench run`.
 
     Raises
@@ -70,7 +73,8 @@ def judged(cohort: Cohort | PlainCohort, model: Path | None, embedding: str | No
     if embedding is None:
         return Judged(None, {"baselines": "alone"})
     if embedding in REPRESENTATIONS:
-        return Judged(REPRESENTATIONS[embedding], {"representation": embedding})
+        fit = partial(REPRESENTATIONS[embedding], places=places, role="method")
+        return Judged(fit, {"representation": embedding, "places": places})
     return _stored(cohort, embedding) if isinstance(cohort, Cohort) else _column(cohort, embedding, modality)
 
 

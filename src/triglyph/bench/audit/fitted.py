@@ -122,7 +122,10 @@ def _check_genes(case: Case, sheet: Sheet) -> None:
 
 
 class _Names:
-    """What one gene is called, over all sections: a symbol is tied to an Ensembl id where it has one alone."""
+    """What one gene is called, over all sections.
+
+    A symbol stands for every gene that is called so, and an id for one gene: two ids that share a symbol stay two.
+    """
 
     def __init__(self, genes: Iterable[Gene]) -> None:
         self._ids: dict[str, set[str]] = {}
@@ -133,12 +136,10 @@ class _Names:
                 self._symbols.setdefault(gene.ensembl_id, set()).add(gene.symbol)
 
     def of(self, name: str) -> set[str]:
-        """The id and all symbols of the gene called `name`."""
+        """All ids that `name` may stand for, and the symbols that are theirs alone."""
         gene = gene_of(name)
         ids = {gene.ensembl_id} if gene.ensembl_id else self._ids.get(gene.symbol, set())
-        if len(ids) != 1:  # no id, or one symbol of two genes
-            return {gene.symbol}
-        symbols = {s for s in self._symbols.get(next(iter(ids)), set()) if len(self._ids[s]) == 1}
+        symbols = {s for i in ids for s in self._symbols.get(i, ()) if len(self._ids[s]) == 1}
         return {*ids, *symbols, *([gene.symbol] if gene.symbol else [])}
 
 

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from triglyph.bench.audit.case import Case, Sides
 from triglyph.bench.audit.findings import Sheet
+from triglyph.bench.audit.kinds import Severity
 
 Points = NDArray[np.float64]
 SLACK = 0.02
@@ -54,9 +55,7 @@ def check_geometry(case: Case, sheet: Sheet) -> None:
 
 def _meetings(case: Case, sides: Sides) -> Iterator[Meeting]:
     for section in sides.test:
-        if not case.placed(section):
-            continue
-        if section in sides.seen and sides.fold.test_locations and section in sides.fold.test_locations:
+        if section in sides.seen and section in (sides.fold.test_locations or {}) and case.placed(section):
             centres = np.asarray(case.cohort[section].centres_um, dtype=np.float64)
             seen, test = (case.rows(sides, section, test=side) for side in (False, True))
             if len(seen) and len(test):
@@ -96,8 +95,8 @@ def _judge(case: Case, sheet: Sheet, sides: Sides, m: Meeting) -> None:
         sheet.find("overlapping-tiles", what, fold=sides.name)
     if not same and near.any():
         what = f"{who}: {_of(near)} test locations lie next to a training location (pitch {pitch:.0f} µm){frame}"
-        severity = "fail" if near.mean() >= MOST else "advise"
-        sheet.find("neighbours-on-both-sides", what, fold=sides.name, severity=severity)  # type: ignore[arg-type]
+        severity: Severity = "fail" if near.mean() >= MOST else "advise"
+        sheet.find("neighbours-on-both-sides", what, fold=sides.name, severity=severity)
     if m.shared_image and case.split.level == "patient" and case.patients[m.seen] != case.patients[m.test]:
         what = f"sections {m.seen} (trained on) and {m.test} (tested) lie on the same image {m.shared_image!r}"
         sheet.find("slide-on-both-sides", what, fold=sides.name)

@@ -33,6 +33,8 @@ MAX_GENES = 500
 MIN_GENES, MIN_REFERENCES = 8, 3
 SIMILAR = 0.7
 """No pair below this score is suspected, whatever the others show."""
+ALL_ALIKE = 0.95
+"""Where two patients score this usually, the features cannot tell anybody apart."""
 NEAR, LIKE = 0.4, 0.5
 """(1 - score) / (1 - median score of different patients) below which a pair is near duplicates, or suspected."""
 
@@ -71,6 +73,9 @@ def _compare(case: Case, sheet: Sheet, profiles: Profiles, what: str) -> None:
             why = f"{what}: too few patients{f' on {platform}' if platform else ''} to know how alike two patients are"
             sheet.unchecked("near-duplicates", why)
             continue
+        if np.median(list(scores.values())) > ALL_ALIKE:
+            sheet.unchecked("near-duplicates", f"{what}: all patients look alike in them")
+            continue
         sheet.checked("near-duplicates", "people-alike")
         suspects |= _suspects(scores, people)
     for sides in case.sides:
@@ -79,7 +84,7 @@ def _compare(case: Case, sheet: Sheet, profiles: Profiles, what: str) -> None:
             if found is None:
                 continue
             score, usual = found
-            near = (1 - score) / (1 - usual) < NEAR
+            near = 1 - score < NEAR * (1 - usual)
             said = (
                 f"{what} of {b} (patient {case.patients[b]}, tested) and {a} (patient {case.patients[a]}, trained on) "
                 f"match with cosine {score:.2f}; two patients do with {usual:.2f}"
@@ -98,7 +103,7 @@ def _suspects(
             continue
         mine = {people[a], people[b]}
         usual = float(np.median([v for (c, d), v in scores.items() if {people[c], people[d]} != mine]))
-        if (1 - score) / max(1 - usual, 1e-9) < LIKE:
+        if 1 - score < LIKE * (1 - usual):
             out[a, b] = score, usual
     return out
 
@@ -172,11 +177,11 @@ def _stored(section: Any, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]] |
             return None
         stored = store.read(name)
         return stored.values, stored.present
-    obsm = getattr(section.table, "obsm", {})
+    obsm = getattr(getattr(section, "table", None), "obsm", {})
     if name not in obsm:
         return None
     values = np.asarray(obsm[name], dtype=np.float64)
-    return values, np.isfinite(values).all(axis=1)
+    return values, np.asarray(np.isfinite(values).all(axis=1))
 
 
 def _neighbourhoods(case: Case, name: str) -> sp.csr_matrix:
