@@ -536,6 +536,14 @@ def test_position_that_tells_the_label_of_other_patients_is_advised(cohort):
     assert not audit_split(moved, split(cohort)).named("position-tells-label")
 
 
+def test_two_large_domains_that_happen_to_meet_prove_nothing(cohort):
+    halves = relabelled(cohort, lambda m: m.centres_um[:, 0] < (700 if m.id == "P0-S0" else 1000))
+    audit = audit_split(halves, split(cohort, train=("P0-S0",), test=("P5-S0",)))
+    assert not audit.named("position-tells-label")
+    # With more patients it does.
+    assert audit_split(halves, split(cohort)).named("position-tells-label")
+
+
 def test_depth_that_tells_the_label_is_advised(cohort):
     deep = [
         replace(m, counts=sp.csr_matrix(m.counts.toarray() * np.where(m.labels == "gland", 3, 1)[:, None]))

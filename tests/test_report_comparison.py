@@ -277,6 +277,19 @@ def test_what_was_judged_otherwise_is_listed_with_the_reason_and_its_values_are_
     assert table(tmp_path / "tests.csv") == []
 
 
+def test_one_question_asked_with_two_sets_of_constants_is_compared_twice_and_never_across(tmp_path):
+    of = values(6)
+    folders = [
+        run(tmp_path / f"r{i}", [*rows("ours", of["ours"], protocol=p), *rows("theirs", of["theirs"], protocol=p)])
+        for i, p in enumerate((EXPRESSION, "expression/1/cccccccc"))
+    ]
+    made = study([Run.open(f) for f in folders])
+    assert {(c.paired.a, c.paired.family) for c in made.tests} == {("theirs", 1)}
+    assert len(made.tests) == 2
+    assert [a.what for a in made.apart] == ["expression, image → expression: pearson"]
+    assert "cccccccc on split 0123/patients: each is compared" in made.apart[0].why
+
+
 def test_runs_on_one_split_that_read_other_data_are_compared_and_said(tmp_path):
     of = values(6)
     first = run(tmp_path / "a", rows("ours", of["ours"]))
@@ -345,7 +358,7 @@ def test_undefined_values_and_a_single_patient_are_shown_as_they_are(tmp_path):
     assert "NaN" not in (tmp_path / "tests.csv").read_text()
 
 
-def test_counts_of_what_was_left_out_are_shown_and_never_tested(tmp_path):
+def test_what_is_no_merit_is_shown_and_never_tested_nor_starred(tmp_path):
     made = [r for m in ("ours", "theirs") for r in (*rows(m, values(6)[m]), *rows(m, values(6)[m], metric="ties"))]
     read = study([Run.open(run(tmp_path / "r", made))])
     assert {c.quantity.metric for c in (*read.tests, *read.among)} == {"pearson"}

@@ -155,9 +155,9 @@ def test_siglip_learns_which_rows_belong_together() -> None:
     for _ in range(150):
         optimizer.zero_grad()
         embeddings = {"image": F.normalize(left(x), dim=1), "expression": F.normalize(right(x), dim=1)}
-        loss = contrastive_loss(
-            embeddings, rows, pairs={("image", "expression"): 1.0}, temperature=temperature
-        )["total"]
+        loss = contrastive_loss(embeddings, rows, pairs={("image", "expression"): 1.0}, temperature=temperature)[
+            "total"
+        ]
         loss.backward()
         optimizer.step()
     hits = (embeddings["image"] @ embeddings["expression"].T).argmax(dim=1) == torch.arange(32)

@@ -35,6 +35,10 @@ _VERBS = {
     ),
     "embed": ("triglyph.workflows.embed:embed", "Run a frozen encoder over a cohort, once."),
     "train": ("triglyph.workflows.train:train", "Train a recipe; run it again to go on where it stopped."),
+    "hescape": (
+        "triglyph.workflows.hescape:hescape",
+        "HESCAPE's experiment: does alignment help or hurt, and how does batch effect move it?",
+    ),
 }
 _GROUPS = {
     "bench": (

@@ -4,9 +4,9 @@ A linear map `W` becomes `W + (alpha / rank) U D` with `D` (rank, in) and `U` (o
 starts at zero, so the first step begins from the pretrained encoder exactly. Hu et al. 2021 (LoRA, arXiv 2106.09685);
 defaults are those of HESCAPE (2025): rank 8, alpha 16, dropout 0.1, the attention's maps alone.
 
-Adapted maps keep the names of their tensors, and `.lora_down.weight` and `.lora_up.weight` join them: published weights load by
-the same names before and after. Targets are suffixes of whole names, and linear maps only: HESCAPE's bare `proj` also
-met the convolution that cuts a ViT's patches.
+Adapted maps keep the names of their tensors, and `lora_down.weight` and `lora_up.weight` join them: published weights
+load by the same names before and after. Targets are whole names or ends of them, and linear maps only: HESCAPE's bare
+`proj` also met the convolution that cuts a ViT's patches.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from pathlib import Path
 import polars as pl
 
 from triglyph.bench.across_folds import FOLDS
-from triglyph.bench.comparison import Comparison, Quantity
+from triglyph.bench.comparison import Comparison
 from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.metrics.bootstrap import MIN_PATIENTS
 from triglyph.metrics.per_gene import KEY
 from triglyph.report import comparison_csv as csv
 from triglyph.report import comparison_figures as figures
 from triglyph.report import comparison_tables as tables
-from triglyph.report.comparison_grids import Family, Grid, grids, headline
+from triglyph.report.comparison_grids import Family, Grid, grids, headline, titles
 from triglyph.report.comparison_latex import latex
 from triglyph.report.comparison_study import Study
 from triglyph.report.html import Part, Picture, Table, write_html
@@ -39,11 +39,11 @@ def write_comparison(study: Study, folder: Path) -> Path:
     heads = [headline([g for g in found if g.family == family]) for family in families]
     csv.values_frame(study, found).write_csv(folder / "comparison.csv")
     csv.tests_frame(study).write_csv(folder / "tests.csv")
-    csv.patients_frame(study, _quantities(study)).write_csv(folder / "patients.csv")
+    csv.patients_frame(study).write_csv(folder / "patients.csv")
     (folder / "comparison.tex").write_text(latex(study, heads), encoding="utf-8")
     methods = [model for model, role in study.models.items() if role == "method"]
     told = [c for c in study.tests if c.paired.verdict in ("better", "worse")]
-    patients = {who for q in _quantities(study) for of in study.patients(q).values() for who in of}
+    patients = {who for q in study.quantities for of in study.patients(q).values() for who in of}
     return write_html(
         folder / "comparison.html",
         title=f"{', '.join(methods[:4])}{' and others' if len(methods) > 4 else ''} compared",
@@ -56,24 +56,16 @@ def write_comparison(study: Study, folder: Path) -> Path:
             (str(len(study.apart)), "entries under Not comparable"),
         ],
         parts=[
-            *_verdicts(study, len(patients)),
+            _verdicts(study),
             _apart(study),
-            *(
-                _family(study, [g for g in found if g.family == family], title)
-                for family, title in zip(families, _titles(families), strict=True)
-            ),
-            *_genes(study),
+            *(_family(study, [g for g in found if g.family == f], title) for f, title in titles(families).items()),
+            _genes(study),
             _stamps(study),
         ],
     )
 
 
-def _quantities(study: Study) -> list[Quantity]:
-    """What single patients have values of, the merits alone, in the order of the rows."""
-    return list(dict.fromkeys(c.quantity for c in (*study.tests, *study.among)))
-
-
-def _verdicts(study: Study, n_patients: int) -> list[Part]:
+def _verdicts(study: Study) -> Part:
     text = (
         "“Cannot be told apart” is no proof of equality: these patients are too few, or differ too much, to say which "
         "is better."
@@ -85,14 +77,17 @@ def _verdicts(study: Study, n_patients: int) -> list[Part]:
             "printed, with the number of patients in whom a model is better."
         )
     if not study.tests:
-        return [Part("Verdicts", f"No model has a quantity in common with {study.reference}.")]
-    return [Part("Verdicts", text, [tables.verdicts_table(study)])]
+        return Part("Verdicts", f"No model has a quantity in common with {study.reference}.")
+    return Part("Verdicts", text, [tables.verdicts_table(study)])
 
 
 def _apart(study: Study) -> Part:
     if not study.apart:
         return Part("Not comparable", "Nothing: all runs share their protocols' constants, splits and galleries.")
-    text = "Left out of every test, because the numbers do not measure the same thing. Their values are in the tables."
+    text = (
+        "Left out of every test, unless it says otherwise: the numbers do not measure the same thing. Their values are "
+        "in the tables."
+    )
     return Part("Not comparable", text, [tables.apart_table(study)])
 
 
@@ -101,18 +96,21 @@ def _family(study: Study, of: Sequence[Grid], title: str) -> Part:
     family = of[0].family
     head = headline(of)
     tests = [c for c in study.tests if Family.of(c.quantity) == family]
-    quantities = [q for q in _quantities(study) if Family.of(q) == family]
+    quantities = [q for q in study.quantities if Family.of(q) == family]
     patients = {q: study.patients(q) for q in quantities}
     n = len({who for models in patients.values() for values in models.values() for who in values})
     content: list[Picture | Table] = [tables.values_table(study, head, folded=False)]
-    if tests:
+    # A metric that is undefined in the reference has nothing to draw.
+    seen = [c for c in tests if any(o.paired.n_patients for o in tests if o.quantity == c.quantity)]
+    if seen:
         content.append(
             Picture(
-                figures.forest(tests, [_differences(c, patients[c.quantity]) for c in tests]),
-                _forest_caption(study, tests),
-                figures.forest_words(tests),
+                figures.forest(seen, [_differences(c, patients[c.quantity]) for c in seen]),
+                _forest_caption(study, seen),
+                figures.forest_words(seen),
             )
         )
+    if tests:
         content.append(tables.tests_table(tests))
         content += _notes(tests)
     if quantities:
@@ -150,20 +148,6 @@ def _forest_caption(study: Study, tests: Sequence[Comparison]) -> str:
     return "; ".join(said) + ". At the right: in how many patients the model is better. Grey claims no difference."
 
 
-def _titles(families: Sequence[Family]) -> list[str]:
-    """What sets families of one task apart is in their titles."""
-    out = []
-    for family in families:
-        alike = [f for f in families if f.words() == family.words()]
-        apart = [
-            getattr(family, name)
-            for name in ("protocol", "split", "level")
-            if len({getattr(f, name) for f in alike}) > 1
-        ]
-        out.append(family.words() + (f" ({', '.join(apart)})" if apart else ""))
-    return out
-
-
 def _differences(c: Comparison, models: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     a, b = models[c.paired.a], models[c.paired.b]
     return {who: a[who] - b[who] for who in a if who in b}
@@ -182,7 +166,7 @@ def _notes(tests: Sequence[Comparison]) -> list[Table]:
     return [Table(["model", "metrics", "note"], rows, wrap=True)] if rows else []
 
 
-def _genes(study: Study) -> list[Part]:
+def _genes(study: Study) -> Part:
     """Each gene of the reference and of the others."""
     title = "Gene by gene"
     without = [run.name for run in study.runs if run.genes.is_empty()]
@@ -194,12 +178,12 @@ def _genes(study: Study) -> list[Part]:
         content += _scatter(study, named, of)
     if not content:
         reason = said or f"No gene is shared with {study.reference} under one protocol and split."
-        return [Part(title, reason.strip())]
+        return Part(title, reason.strip())
     text = (
         f"{said}Each dot is a gene, its value averaged over the sections and folds that both models have. Genes share "
         "tissue and patients and are no replicates: nothing is tested here."
     )
-    return [Part(title, text, content)]
+    return Part(title, text, content)
 
 
 def _named_genes(study: Study) -> pl.DataFrame:

@@ -99,11 +99,11 @@ def tests_frame(study: Study) -> pl.DataFrame:
     return pl.DataFrame(records, schema=_TESTS)
 
 
-def patients_frame(study: Study, quantities: Sequence[Quantity]) -> pl.DataFrame:
+def patients_frame(study: Study) -> pl.DataFrame:
     """Every patient's value of every quantity and model."""
     records: list[Mapping[str, Any]] = [
         {**q._asdict(), "model": model, "role": study.models[model], "patient": who, "value": _some(value)}
-        for q in quantities
+        for q in study.quantities
         for model, of in study.patients(q).items()
         for who, value in of.items()
     ]

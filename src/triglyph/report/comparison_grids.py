@@ -35,6 +35,18 @@ class Family(NamedTuple):
         return ", ".join(part for part in (self.task, self.direction.replace("->", " → ")) if part)
 
 
+def titles(families: Iterable[Family]) -> dict[Family, str]:
+    """Their words; what sets families of one task apart is in brackets."""
+    known = list(dict.fromkeys(families))
+    out = {}
+    for family in known:
+        alike = [f for f in known if f.words() == family.words()]
+        parts = [(getattr(family, name), {getattr(f, name) for f in alike}) for name in ("protocol", "split", "level")]
+        apart = ", ".join(mine for mine, all_of_them in parts if len(all_of_them) > 1)
+        out[family] = family.words() + (f" ({apart})" if apart else "")
+    return out
+
+
 @dataclass(frozen=True)
 class Entry:
     """One value of one model."""
@@ -50,7 +62,7 @@ class Entry:
     def beats_null(self) -> bool:
         """Whether a method's value is better than the 95th percentile of its own run's null."""
         value, high = self.row.value, self.null_high
-        if self.row.role != "method" or value is None or high is None:
+        if self.row.role != "method" or value is None or high is None or not is_merit(self.row.metric):
             return False
         return value < high if self.row.metric in LOWER_IS_BETTER else value > high
 

@@ -31,9 +31,19 @@ from triglyph.storage import read_json
 ALL_FOLDS = "per-patient, all folds"
 """`aggregation` of the mean over the patients of all folds."""
 _ORDER = {"method": 0, "baseline": 1, "control": 2, "ceiling": 3}
-_COUNTS = frozenset(
-    {"genes-undefined", "genes-constant", "ties", "undefined", "undefined draws", "queries-without-answer", "distance"}
+_NO_MERIT = frozenset(
+    {
+        "distance",
+        "genes-constant",
+        "genes-undefined",
+        "moran-difference",
+        "queries-without-answer",
+        "ties",
+        "undefined",
+        "undefined draws",
+    }
 )
+"""Metrics of which neither more nor less is better: counts of what was left out, and signed deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +99,8 @@ class Study:
     reference: str
     models: Mapping[str, str]
     """Model -> role: methods (the reference first among them), baselines, controls, ceilings. Nulls are none."""
+    quantities: tuple[Quantity, ...]
+    """The merits that single patients have values of, in the order of the rows."""
     tests: tuple[Comparison, ...]
     """Every model against the reference."""
     among: tuple[Comparison, ...]
@@ -169,13 +181,13 @@ def study(runs: Sequence[Run], *, reference: str | None = None) -> Study:
         methods = sorted((m for m in there if models[m] == "method" or m == reference), key=lambda m: m == reference)
         among += _tests(of, list(combinations(methods, 2)), "all pairs of methods and the reference", apart)
     met = [q for q in quantities if q not in without]
-    apart = [*_unmet(without, met, reference), *dict.fromkeys(apart), *_other_data(named)]
-    return Study(tuple(named), reference, models, tuple(tests), tuple(among), tuple(apart))
+    apart = [*_unmet(without, met, reference), *_side_by_side(met), *dict.fromkeys(apart), *_other_data(named)]
+    return Study(tuple(named), reference, models, tuple(quantities), tuple(tests), tuple(among), tuple(apart))
 
 
 def is_merit(metric: str) -> bool:
-    """Whether more or less of it is better: counts of what was left out and spreads are no merits."""
-    return metric.split("@", maxsplit=1)[0] not in _COUNTS and not metric.endswith((SPREAD, ":sd"))
+    """Whether more of it, or less, is better: counts of what was left out and spreads are no merits."""
+    return metric.split("@", maxsplit=1)[0] not in _NO_MERIT and not metric.endswith((SPREAD, ":sd"))
 
 
 def is_null(row: Result) -> bool:
@@ -313,9 +325,28 @@ def _unmet(without: Mapping[Quantity, Sequence[str]], met: Sequence[Quantity], r
                 )
                 or f"{reference} was judged on other combinations of protocol, split and level"
             )
-        where = ", ".join(part for part in (quantity.task, quantity.direction.replace("->", " → ")) if part)
-        grouped.setdefault((", ".join(models), where, why), []).append(quantity.metric)
+        grouped.setdefault((", ".join(models), _where(quantity), why), []).append(quantity.metric)
     return [Apart(who, f"{where}: {', '.join(metrics)}", why) for (who, where, why), metrics in grouped.items()]
+
+
+def _side_by_side(met: Sequence[Quantity]) -> list[Apart]:
+    """Questions that were asked with several constants or splits: each has its tables, and they never meet."""
+    asked: dict[tuple[str, str, str, str], list[Quantity]] = {}
+    for quantity in met:
+        asked.setdefault(_question(quantity), []).append(quantity)
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for of in asked.values():
+        ways = list(dict.fromkeys(f"{q.protocol} on split {q.split}" for q in of))
+        if len(ways) > 1:
+            grouped.setdefault((_where(of[0]), " and ".join(ways)), []).append(of[0].metric)
+    return [
+        Apart("all models", f"{where}: {', '.join(metrics)}", f"{ways}: each is compared in a part of its own")
+        for (where, ways), metrics in grouped.items()
+    ]
+
+
+def _where(quantity: Quantity) -> str:
+    return ", ".join(part for part in (quantity.task, quantity.direction.replace("->", " → ")) if part)
 
 
 def _question(quantity: Quantity) -> tuple[str, str, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from triglyph.bench.comparison import Comparison, Quantity
 from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.metrics.bootstrap import MIN_PATIENTS
-from triglyph.report.comparison_grids import NONE, Family, Grid, arrowed, number, signed
+from triglyph.report.comparison_grids import NONE, Family, Grid, arrowed, number, signed, titles
 from triglyph.report.comparison_study import Run, Study
 from triglyph.report.html import Table
 
@@ -124,6 +124,7 @@ def verdicts_table(study: Study) -> Table:
     """Quantities by models: the verdict, the difference and the patients in whom a model is better."""
     models = [m for m in study.models if any(c.paired.a == m for c in study.tests)]
     quantities = list(dict.fromkeys(c.quantity for c in study.tests))
+    named = titles(Family.of(q) for q in quantities)
     said = {(c.quantity, c.paired.a): c for c in study.tests}
     rows: list[list[str]] = []
     strong = set()
@@ -134,8 +135,7 @@ def verdicts_table(study: Study) -> Table:
             if c and c.paired.verdict in ("better", "worse"):
                 strong.add((len(rows), 1 + len(cells)))
             cells.append(_said(c) if c else NONE)
-        level = "" if quantity.level == "patient" else f"\nlevel {quantity.level}"
-        rows.append([f"{arrowed(quantity.metric)}\n{Family.of(quantity).words()}{level}", *cells])
+        rows.append([f"{arrowed(quantity.metric)}\n{named[Family.of(quantity)]}", *cells])
     return Table(
         ["quantity", *models],
         rows,
@@ -148,6 +148,8 @@ def verdicts_table(study: Study) -> Table:
 def _said(c: Comparison) -> str:
     words = {"cannot be told apart": "cannot be\ntold apart", "too few patients for a claim": "too few\npatients"}
     p = c.paired
+    if not p.n_patients:
+        return "undefined"
     return f"{words.get(p.verdict, p.verdict)}\n{signed(p.difference)}, {p.wins}/{p.n_patients}"
 
 

@@ -99,9 +99,7 @@ def audit(
     for chosen in _splits(opened, split or (subject.split if subject else "")):
         asked = chosen if level is None else chosen.model_copy(update={"level": level})
         audits.append(
-            audit_split(
-                opened, asked, subject_info=subject, synonyms=synonyms, embedding=fingerprint, tile_um=None, seed=seed
-            )
+            audit_split(opened, asked, subject_info=subject, synonyms=synonyms, embedding=fingerprint, seed=seed)
         )
     report = AuditReport(tuple(audits))
     if out is not None:

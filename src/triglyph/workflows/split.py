@@ -11,6 +11,7 @@ from triglyph.errors import RecipeError, SourceError
 
 if TYPE_CHECKING:
     from triglyph.tissue.cohort import Cohort
+    from triglyph.tissue.section import Section
     from triglyph.tissue.split import Fold, Split
 
 LABEL = "label"
@@ -34,6 +35,7 @@ def split(
     share: float | None = None,
     block_um: float | None = None,
     buffer_um: float | None = None,
+    only: list[str] | None = None,
     val_patients: int = 0,
     seed: int = 0,
 ) -> Path:
@@ -77,6 +79,8 @@ def split(
         With `within_section blocked`: side of a block, 1000 µm if left out.
     buffer_um
         With `within_section blocked`: width of the buffer, 200 µm if left out.
+    only
+        Sections to divide; the rest of the cohort is on neither side. All, if left out.
     val_patients
         Patients of the training side set aside for validation.
     seed
@@ -118,7 +122,9 @@ def split(
         _belongs(value, option, "--within-section blocked", to=within_section == "blocked")
     patient_wise = "--test-patients, --folds or --leave-one-out"
     _belongs(val_patients or None, "--val-patients", patient_wise, to=drawn or test_patients is not None)
+    _belongs(only, "--only", "what is drawn", to=not by_hand and from_ is None)
     opened = Cohort.open(cohort)
+    sections = {s: opened[s].patient for s in only} if only else opened.patients
     notes: Sequence[str] = ()
     if by_hand:
         if level not in ("patient", "within-patient"):
@@ -126,26 +132,27 @@ def split(
         fold = Fold(train=tuple(train or ()), val=tuple(val or ()), test=tuple(test or ()))
         made = Split.model_validate({"name": name, "level": level, "folds": [fold], "made_by": "by hand"})
     elif test_patients is not None:
-        made = holdout(opened.patients, name=name, test_patients=test_patients, val_patients=val_patients, seed=seed)
+        made = holdout(sections, name=name, test_patients=test_patients, val_patients=val_patients, seed=seed)
     elif from_ is not None:
         from triglyph.tissue.split_files import read_hescape_split, read_hest_splits
 
         read = read_hest_splits if from_[0] == "hest" else read_hescape_split
         made, notes = read(Path(from_[1]), opened.patients, name=name)
     elif within_section is not None:
-        made = _within(opened, within_section, name, seed, folds, share, block_um, buffer_um)
+        made = _within([opened[s] for s in sections], within_section, name, seed, folds, share, block_um, buffer_um)
     elif stratify is not None and folds is not None:
+        profiles = _profiles(opened, stratify)
         made = stratified_folds(
-            opened.patients,
-            _profiles(opened, stratify),
+            sections,
+            {s: profiles[s] for s in sections},
             name=name,
             folds=folds,
             val_patients=val_patients,
             seed=seed,
         )
     else:
-        made = patient_folds(opened.patients, name=name, folds=folds, val_patients=val_patients, seed=seed)
-    inner = [] if nested is None else nested_folds(made, opened.patients, folds=nested or None, seed=seed)
+        made = patient_folds(sections, name=name, folds=folds, val_patients=val_patients, seed=seed)
+    inner = [] if nested is None else nested_folds(made, sections, folds=nested or None, seed=seed)
     path = opened.save_split(made)
     console = Console(stderr=True)
     for fold in made.folds:
@@ -165,7 +172,7 @@ def _belongs(value: object, option: str, way: str, *, to: bool) -> None:
 
 
 def _within(
-    cohort: Cohort,
+    sections: Sequence[Section],
     how: str,
     name: str,
     seed: int,
@@ -176,11 +183,11 @@ def _within(
 ) -> Split:
     from triglyph.tissue.splitting import blocked_within, random_within
 
-    barcodes = {s.id: tuple(map(str, s.table.obs_names)) for s in cohort}
+    barcodes = {s.id: tuple(map(str, s.table.obs_names)) for s in sections}
     if how == "random":
         return random_within(barcodes, name=name, share=0.05 if share is None else share, seed=seed)
     return blocked_within(
-        {s.id: (barcodes[s.id], s.centres_um) for s in cohort},
+        {s.id: (barcodes[s.id], s.centres_um) for s in sections},
         name=name,
         folds=5 if folds is None else folds,
         block_um=1000.0 if block_um is None else block_um,
