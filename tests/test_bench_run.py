@@ -223,3 +223,37 @@ def test_refits_never_see_a_test_section(refits):
     assert make(0).training_sections == tuple(s.id for s in trial.train)
     n = sum(s.n_locations for s in trial.train)
     assert all(len(values) == n == len(present) for values, present in make.features.values())
+
+
+def test_a_split_that_the_audit_fails_is_run_only_by_name_and_stamped(cohort, tmp_path):
+    first, *rest = sorted(cohort.patients)
+    other = [s for s in rest if cohort.patients[s] != cohort.patients[first]]
+    spoilt = cohort.path / "splits" / "spoilt.json"
+    fold = {"name": "0", "train": other, "val": [], "test": [first]}
+    spoilt.write_text(json.dumps({"name": "spoilt", "level": "patient", "folds": [fold]}))
+    with (cohort.path / "sections.csv").open() as stream:
+        kept = stream.read()
+    manifest = cohort.manifest.copy()
+    manifest["donor"] = ["same" if s in (first, other[0]) else s for s in manifest.index]
+    manifest.to_csv(cohort.path / "sections.csv")
+    try:
+        with pytest.raises(SplitError, match="donor-on-both-sides"):
+            run(cohort, tmp_path / "run", split="spoilt")
+        with pytest.raises(RecipeError, match="no finding donors"):
+            run(cohort, tmp_path / "run", split="spoilt", allow=["donors"])
+        out = run(cohort, tmp_path / "run", split="spoilt", allow=["donor-on-both-sides"])
+    finally:
+        (cohort.path / "sections.csv").write_text(kept)
+        spoilt.unlink()
+    rows = read_results(out)
+    assert all("audit failed and was allowed: donor-on-both-sides" in r.transductive for r in rows)
+    audit = json.loads((out / "manifest.json").read_text())["audit"]
+    assert "donor-on-both-sides" in {f["name"] for f in audit["findings"]}
+
+
+def test_a_split_that_passes_leaves_its_audit_in_the_manifest_and_no_stamp(cohort, tmp_path):
+    out = run(cohort, tmp_path / "run")
+    assert not any("audit" in note for r in read_results(out) for note in r.transductive)
+    audit = json.loads((out / "manifest.json").read_text())["audit"]
+    assert not [f for f in audit["findings"] if f["severity"] == "fail"]
+    assert audit["unchecked"]

@@ -130,7 +130,7 @@ def test_an_embedding_of_a_table_is_judged_patient_by_patient(path, tmp_path):
     over = [r for r in rows if r.aggregation == "folds of per-section" and (r.model, r.metric) == ("mine", "pearson")]
     assert [r.value for r in over] == [pytest.approx(np.mean(list(mine.values())))]
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["subject"] == {"embedding": "mine", "modality": "image"}
+    assert manifest["subject"] == {"embedding": "mine", "obsm": "mine", "modality": "image"}
 
 
 def test_labels_are_judged_by_the_column_that_is_named(path, tmp_path):

@@ -68,11 +68,11 @@ def run(folder, made, *, genes=None, **manifest):
     return folder
 
 
-def gene_frame(model, shift, protocol=EXPRESSION):
+def gene_frame(model, shift, protocol=EXPRESSION, section="S1"):
     names, of = ["A_1", "B", "C"], np.array([0.1, 0.5, np.nan]) + shift
     return gene_values(
         names, of, task="expression", protocol=protocol, split="0123/patients", fold="", level="patient", model=model,
-        metric="pearson", section="S1", patient="P00",
+        metric="pearson", section=section, patient="P00",
     )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def three(root, n, **other):
         of += rows(name, 1 - made[name], metric="mse", **other)
         if name == "ours":
             null = [r for s in range(20) for r in rows(NULL, made["mean"] + s / 1000, role="control", seed=s)]
+            null += [r.model_copy(update={"metric": "mse", "value": 1 - r.value}) for r in null]
             null = [r for r in null if r.group == "all"]
             of += [*null, *summaries(null)]
         genes = [gene_frame(name, i / 10)] if name != "third" else None
@@ -177,6 +178,7 @@ def test_a_null_stands_in_its_runs_rows_and_stars_what_is_better(twelve):
     high = next(r.value for r in made.runs[0].rows if r.model.endswith("95th percentile"))
     assert grid.entries["ours", "pearson"].null_high == high
     assert grid.entries["ours", "pearson"].text().split("\n")[0].endswith("*")
+    assert grid.entries["ours", "mse"].beats_null  # lower is better
     assert grid.entries["theirs", "pearson"].null_high is None
     assert grid.nulls()["ours"]["pearson"][1] == high
 
@@ -222,7 +224,7 @@ def test_the_page_needs_nothing_else_and_every_figure_has_words(twelve):
     assert f"Forest plot. ours, pearson: {first.difference:+.3f} [{first.ci.low:+.3f}, " in unescape(page)
 
 
-HOSTILE = '<script>alert("a")</script> & 100_% $x$ #1 {a} \\b ~^'
+HOSTILE = '<script>alert("a")</script> & 100_% $\\x$ #1 {a} \\b ~^'
 
 
 def test_hostile_names_are_only_text(tmp_path):
@@ -237,7 +239,7 @@ def test_hostile_names_are_only_text(tmp_path):
     line = next(line for line in tex.splitlines() if "script" in line and line.endswith(r"\\"))
     assert line.startswith(
         r"\textless{}script\textgreater{}alert(\textquotedbl{}a\textquotedbl{})\textless{}/script\textgreater{} \& "
-        r"100\_\% \$x\$ \#1 \{a\} \textbackslash{}b \textasciitilde{}\textasciicircum{} & "
+        r"100\_\% \$\textbackslash{}x\$ \#1 \{a\} \textbackslash{}b \textasciitilde{}\textasciicircum{} & "
     )
     assert {w["model"] for w in table(tmp_path / "comparison.csv")} == {HOSTILE, "mean"}
     assert escaped("a\n\n b") == "a b"
@@ -399,6 +401,15 @@ def test_genes_under_other_constants_are_not_laid_on_each_other(tmp_path):
     assert "No gene is shared with ours under one protocol and split" in page
 
 
+def test_genes_are_averaged_over_the_sections_that_both_models_have(tmp_path):
+    of = values(6)
+    theirs = [gene_frame("theirs", 0.1), gene_frame("theirs", -9.0, section="S2")]
+    first = run(tmp_path / "a", rows("ours", of["ours"]), genes=[gene_frame("ours", 0)])
+    second = run(tmp_path / "b", rows("theirs", of["theirs"]), genes=theirs)
+    write_comparison(study([Run.open(first), Run.open(second)]), tmp_path)
+    assert "theirs better for 2 of 2 genes" in (tmp_path / "comparison.html").read_text()
+
+
 def test_rows_of_genes_serve_where_a_run_has_no_table_of_them(tmp_path):
     of = rows("ours", [0.1, 0.2], aggregation="per-gene")
     made = from_results([r.model_copy(update={"group": f"G{i}"}) for i, r in enumerate(of[:2])] + rows("ours", [0.3]))
@@ -413,6 +424,8 @@ def test_a_table_of_genes_comes_back_as_it_was_and_nonsense_is_refused(tmp_path)
     assert back is not None
     assert back.filter(pl.col("model") == "ours").equals(frame)
     assert back["value"].to_list()[:3] == [0.1, 0.5, None]
+    write_genes([frame.with_columns(value=pl.lit(float("nan")))], tmp_path)
+    assert read_genes(tmp_path)["value"].null_count() == 3
     assert read_genes(tmp_path / "none") is None
     with pytest.raises(ContractError, match="two values in one place"):
         write_genes([frame, frame], tmp_path)

@@ -70,10 +70,9 @@ def _line(axes: Axes, y: int, c: Comparison, differences: Mapping[str, float]) -
     if p.n_patients:
         filled = colour if p.n_patients >= MIN_PATIENTS else "white"
         axes.plot([p.difference], [y], marker, color=colour, markerfacecolor=filled, markersize=5.5)
-    axes.annotate(
-        f"{p.wins}/{p.n_patients}", (1.0, y), xycoords=("axes fraction", "data"), xytext=(4, 0),
-        textcoords="offset points", va="center", fontsize=7.5, color=INK, annotation_clip=False,
-    )  # fmt: skip
+    wins = f"{p.wins}/{p.n_patients}" if p.n_patients else "undefined"
+    axes.annotate(wins, (1.0, y), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                  va="center", fontsize=7.5, annotation_clip=False)  # fmt: skip
 
 
 def _legend(figure: Figure, tests: Sequence[Comparison]) -> None:

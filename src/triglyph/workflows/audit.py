@@ -86,10 +86,10 @@ def audit(
     from triglyph.tissue.cohort import Cohort
 
     opened = Cohort.open(Path(cohort))
-    subject, fingerprint = (None, None) if run is None else _of_run(opened, Path(run))
+    subject, fingerprint = (None, None) if run is None else about_run(opened, Path(run))
     if embedding is not None:
-        fingerprint, card = _stored(opened, embedding)
-        subject = _of_encoder(card, subject)
+        fingerprint, card = stored_features(opened, embedding)
+        subject = about_encoder(card, subject)
     if seen:
         read = tuple(Exposure.read(Path(path)) for path in seen)
         subject = subject or SubjectInfo(name=", ".join(e.encoder for e in read))
@@ -117,7 +117,7 @@ def _splits(cohort: Cohort, name: str) -> Sequence[Split]:
     return [patient_folds(cohort.patients, name="every patient left out once")]
 
 
-def _of_run(cohort: Cohort, path: Path) -> tuple[SubjectInfo, str | None]:
+def about_run(cohort: Cohort, path: Path) -> tuple[SubjectInfo, str | None]:
     """What a run says of itself, and the fingerprint of its stored image features where there are any."""
     from triglyph.bench.audit.subject import encoder_names, read_recipe, read_subject, recipe_encoders
     from triglyph.storage import read_json
@@ -150,7 +150,7 @@ def _cards(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _stored(cohort: Cohort, wanted: str) -> tuple[str, Mapping[str, Any]]:
+def stored_features(cohort: Cohort, wanted: str) -> tuple[str, Mapping[str, Any]]:
     """Fingerprint of the stored features called `wanted`, and the encoder's card."""
     found: dict[str, Mapping[str, Any]] = {}
     for section in cohort:
@@ -164,10 +164,12 @@ def _stored(cohort: Cohort, wanted: str) -> tuple[str, Mapping[str, Any]]:
             where=cohort.path,
             mend=f"give a fingerprint, or run `triglyph embed`; there are {known}",
         )
-    return matching[0], found[matching[0]].get("encoder") or {"name": wanted}
+    card = found[matching[0]]
+    return matching[0], {"name": card.get("name", wanted), **(card.get("encoder") or {})}
 
 
-def _of_encoder(card: Mapping[str, Any], subject: SubjectInfo | None) -> SubjectInfo:
+def about_encoder(card: Mapping[str, Any], subject: SubjectInfo | None) -> SubjectInfo:
+    """An encoder as what is judged, or added to what is."""
     from triglyph.bench.audit.subject import SubjectInfo, of_encoders
 
     more = of_encoders([card["name"]], {card["name"]: card})

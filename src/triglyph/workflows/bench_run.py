@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 BASELINE = "stain-texture"
+_OWNERS = {"prompts": "zero-shot", "panel": "genes-from-genes"}
+"""Options that are files -> the protocol whose constant they are."""
 
 
 def bench_run(
@@ -48,6 +50,7 @@ def bench_run(
     counts_layer: str | None = None,
     um_per_unit: float | None = None,
     set: list[str] | None = None,
+    allow: list[str] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Judge a trained model, stored features of an encoder, or an embedding in a table, on the test side of a split.
@@ -101,6 +104,9 @@ def bench_run(
         Of an `.h5ad`: µm per unit of `obsm["spatial"]` (1).
     set
         Change a constant of the protocol: `--set n_genes=250`. May be given several times.
+    allow
+        A failing finding of `triglyph audit` in spite of which the split is run; every row says so. May be given
+        several times.
     quiet
         Print neither progress nor the tables.
 
@@ -112,7 +118,7 @@ def bench_run(
     Raises
     ------
     SplitError
-        Something tested was trained on, or no split was named.
+        The audit of the split fails, something tested was trained on, or no split was named.
     RecipeError
         Options contradict each other, or one is not understood.
     """
@@ -126,9 +132,12 @@ def bench_run(
     from triglyph.metrics.result import write_results
     from triglyph.storage import atomic_folder, write_json
     from triglyph.workflows.bench import print_tables
+    from triglyph.workflows.bench_audit import audited, stamped
     from triglyph.workflows.bench_subjects import judged, open_cohort
 
     clock = _Clock()
+    given = {"prompts": prompts, "panel": panel}
+    _check_owners(name, given)
     opened = open_cohort(
         Path(cohort),
         patient=patient_column,
@@ -146,7 +155,15 @@ def bench_run(
         raise SplitError(
             "no split was named", where=opened.path, mend=f"give --split; saved: {', '.join(opened.splits) or 'none'}"
         )
-    chosen = opened.split(split_name)
+    chosen, audit = audited(
+        opened,
+        split_name,
+        model=model,
+        embedding=subject.about.get("fingerprint") or subject.about.get("obsm"),
+        prompts=prompts,
+        fold=fold,
+        allow=allow or (),
+    )
     if fold is None and split_name == own.get("name"):
         fold = own.get("fold")
     folds = [chosen.fold(fold).name] if fold is not None else [f.name for f in chosen.folds]
@@ -161,7 +178,7 @@ def bench_run(
         places=places,
         baselines=baselines,
         baseline_encoder=baseline_encoder,
-        given={"prompts": prompts, "panel": panel},
+        given=given,
         constants=tuple(set or ()),
     )
     results: list[Result] = []
@@ -170,7 +187,7 @@ def bench_run(
             for one in folds:
                 results += job.run(one, report=status.update)
         over_folds = across_folds(results)
-        results += [*over_folds, *summaries(over_folds)]
+        results = stamped([*results, *over_folds, *summaries(over_folds)], audit)
         if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
             raise ContractError(
                 f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
@@ -192,6 +209,7 @@ def bench_run(
                 "subject": subject.about,
                 "cohort": {"name": opened.name, "digest": opened.digest()},
                 "split": {"name": chosen.name, "digest": chosen.digest(), "level": chosen.level, "folds": folds},
+                "audit": audit.model_dump(mode="json"),
                 "protocols": job.cards,
                 "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
                 "baseline_encoder": baseline_encoder if baselines else "",
@@ -202,6 +220,13 @@ def bench_run(
     if not quiet:
         print_tables(tables)
     return Path(out)
+
+
+def _check_owners(name: str, given: dict[str, Path | None]) -> None:
+    """Refuse files of constants that the protocol has not."""
+    for option, owner in _OWNERS.items():
+        if given[option] is not None and name not in (owner, ALL):
+            raise RecipeError(f"{name} has no {option}", where=f"--{option}", mend=f"use it with {owner}")
 
 
 @dataclass
@@ -274,21 +299,14 @@ class _Job:
 
     def _files(self) -> dict[str, Any]:
         """Constants of the protocol that come from files."""
-        from triglyph.bench.expression.protocol import GenesFromGenes, read_panel
-        from triglyph.bench.zero_shot import Prompts, ZeroShot
+        from triglyph.bench.expression.protocol import read_panel
+        from triglyph.bench.zero_shot import Prompts
 
-        out: dict[str, Any] = {}
-        for option, owner in (("prompts", ZeroShot.name), ("panel", GenesFromGenes.name)):
-            path = self.given[option]
-            if path is None:
-                continue
-            if self.name not in (owner, ALL):
-                raise RecipeError(f"{self.name} has no {option}", where=f"--{option}", mend=f"use it with {owner}")
-            if option == "prompts":
-                out["prompts"] = Prompts.read(path).model_dump()
-            else:
-                out["core"] = read_panel(path)
-        return out
+        prompts, panel = self.given["prompts"], self.given["panel"]
+        return {
+            **({} if prompts is None else {"prompts": Prompts.read(prompts).model_dump()}),
+            **({} if panel is None else {"core": read_panel(panel)}),
+        }
 
     def _features(self, trial: Trial, report: Report) -> Embedder | None:
         """Features of the encoder without weights, computed where they are not there; None without images."""

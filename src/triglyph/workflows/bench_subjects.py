@@ -138,4 +138,4 @@ def _column(cohort: PlainCohort, key: str, modality: str) -> Judged:
             f"obsm has no {key!r}", where=cohort.path, mend=f"there are {', '.join(cohort.table.obsm) or 'none'}"
         )
     subject = Subject(key, ObsmFeatures(key, modality))
-    return Judged(lambda _: subject, {"embedding": key, "modality": modality})
+    return Judged(lambda _: subject, {"embedding": key, "obsm": key, "modality": modality})

@@ -1,0 +1,90 @@
+"""The audit that `bench run` makes of its split first: what fails is not run, unless allowed by name and stamped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triglyph.errors import RecipeError, SplitError
+
+if TYPE_CHECKING:
+    from triglyph.bench.audit.findings import Audit
+    from triglyph.metrics.result import Result
+    from triglyph.tissue.cohort import Cohort
+    from triglyph.tissue.plain import PlainCohort
+    from triglyph.tissue.split import Split
+
+
+def audited(
+    cohort: Cohort | PlainCohort,
+    name: str,
+    *,
+    model: Path | None,
+    embedding: str | None,
+    prompts: Path | None,
+    fold: str | None,
+    allow: Sequence[str],
+) -> tuple[Split, Audit]:
+    """The split of that name and its audit, with what is judged.
+
+    Parameters
+    ----------
+    embedding
+        Fingerprint of stored features, or key of `obsm`, in which near duplicates are looked for.
+    fold
+        Only this fold is judged.
+    allow
+        Names of findings that may fail.
+
+    Raises
+    ------
+    SplitError
+        There is no such split, or a finding fails that was not allowed.
+    RecipeError
+        `allow` names no kind of finding.
+    """
+    from triglyph.bench.audit.kinds import KINDS
+    from triglyph.bench.audit.subject import SubjectInfo, declared
+    from triglyph.bench.audit.whole import audit_split
+    from triglyph.bench.zero_shot import Prompts
+    from triglyph.tissue.cohort import Cohort
+    from triglyph.workflows.audit import about_encoder, about_run, stored_features
+
+    if unknown := sorted(set(allow) - set(KINDS)):
+        raise RecipeError(
+            f"the audit has no finding {', '.join(unknown)}", where="--allow", mend=f"it has {', '.join(KINDS)}"
+        )
+    subject: SubjectInfo | None = None
+    if isinstance(cohort, Cohort):
+        split: Split = declared(cohort, name)
+        if model is not None:
+            subject, embedding = about_run(cohort, model)
+        elif embedding is not None:
+            subject = about_encoder(stored_features(cohort, embedding)[1], None)
+    else:
+        split = cohort.split(name)
+    if fold is not None:
+        split.fold(fold)  # refused where there is none
+        subject = (subject or SubjectInfo(name=name)).model_copy(update={"split": name, "folds": (fold,)})
+    synonyms = {} if prompts is None else dict(Prompts.read(prompts).classes)
+    audit = audit_split(cohort, split, subject_info=subject, synonyms=synonyms, embedding=embedding)
+    refused = audit.not_allowed(allow)
+    if refused:
+        first = refused[0]
+        more = f" (and {len(refused) - 1} more: {', '.join(sorted({f.name for f in refused[1:]}))})"
+        raise SplitError(
+            f"the audit fails: {first.name}: {first.what}{more if len(refused) > 1 else ''}",
+            where=first.where,
+            mend=f"{first.mend}; or run it as it is with "
+            + " ".join(f"--allow {n}" for n in dict.fromkeys(f.name for f in refused)),
+        )
+    return split, audit
+
+
+def stamped(rows: Iterable[Result], audit: Audit) -> list[Result]:
+    """Rows that say which failing findings were allowed."""
+    notes = tuple(f"audit failed and was allowed: {name}" for name in dict.fromkeys(f.name for f in audit.failures))
+    if not notes:
+        return list(rows)
+    return [row.model_copy(update={"transductive": (*row.transductive, *notes)}) for row in rows]
