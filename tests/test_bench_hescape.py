@@ -81,7 +81,7 @@ def test_full_galleries_of_a_section_and_of_a_patient_equal_brute_force(directio
         assert row.value == pytest.approx((ranks <= 10).mean())
         assert (row.n, row.n_gallery) == (158, 158)
         assert row.chance == pytest.approx(10 / 158)
-        assert row.ci_unit == "spatial-block"
+        assert (row.ci_unit, row.n_units) == ("spatial-block", 2 * 4)  # blocks of two sections are not one
         assert one(rows, metric="median-rank", **of).value == np.median(ranks)
         found.append(row.value)
     whole = one(rows, metric="recall@10", aggregation="patient-pooled", group="all")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import zlib
 from dataclasses import dataclass, replace
 
@@ -11,12 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
+import small
 from bench_fakes import FakeModel, FakeSection
 from triglyph.bench.attention_mil import GatedAttention, MilConfig, fit, log_odds, padded
 from triglyph.bench.clinical import attach
 from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.features import Depth
 from triglyph.bench.mutation import HescapeMutation, mutation_baselines
 from triglyph.errors import ContractError, SourceError, SplitError
+from triglyph.tissue.split import Fold, Split
 
 DIM = 12
 QUICK = {"n_seeds": 1, "attention_dim": 16, "n_boot": 100}
@@ -147,6 +152,8 @@ def test_a_fit_is_its_seed_alone_and_leaves_the_generator_of_torch_as_it_was():
     again = dict(reversed(of.items()))
     assert log_odds(fit(again, labels, how=how, seed=1), of) == first
     assert log_odds(fit(of, labels, how=how, seed=2), of) != first
+    all_tiles = MilConfig(steps=5)  # nothing is drawn, so weights and dropout alone differ
+    assert log_odds(fit(of, labels, how=all_tiles, seed=2), of) != log_odds(fit(of, labels, how=all_tiles, seed=1), of)
     with pytest.raises(ContractError, match="6 of 6 training patients are positive"):
         fit(of, dict.fromkeys(of, True), how=how, seed=0)
 
@@ -159,6 +166,27 @@ def test_features_that_say_nothing_give_the_prevalence_of_training():
 
 
 # ---- the protocol
+
+
+def test_the_protocols_are_imported_without_torch():
+    modules = ", ".join(f"triglyph.bench.{m}" for m in ("mutation", "hescape", "hescape_expression", "batch_effect"))
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_labels_of_a_cohort_are_read_from_its_clinical_table(tmp_path):
+    made = small.cohort(tmp_path, patients=6, side=3, images=False)
+    fold = Fold(train=("S0", "S1", "S2"), test=("S3", "S4", "S5"))
+    trial = Trial.of(made, Split(name="halves", level="patient", folds=(fold,)))
+    protocol = HescapeMutation(modality="expression", steps=2, **QUICK)
+    subject = Subject("library size", Depth(modality="expression"))
+    with pytest.raises(ContractError, match="has a column 'mutation'"):
+        protocol.run(subject, attach(trial, made))
+    (made.path / "clinical.csv").write_text("patient,mutation\nP0,1\nP1,0\nP2,1\nP3,0\nP4,\nP5,1\n")
+    rows = protocol.run(subject, trial)
+    assert one(rows, model="library size", metric="auroc").n == 2
+    assert one(rows, model="library size", metric="brier", group="P3").direction == "expression->mutation"
 
 
 def test_attention_finds_the_few_tiles_of_unseen_patients():

@@ -9,7 +9,8 @@ from bench_fakes import FakeModel, FakeSection
 from triglyph.bench.classes import Scored, score_rows
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.linear_probe import LinearProbe
-from triglyph.bench.rows import Measure, Rows, bounds_of
+from triglyph.bench.rows import Measure, Rows
+from triglyph.metrics.merit import bounds_of
 
 
 def judged(sections):

@@ -19,7 +19,6 @@ from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.features import Depth, Features, Position
 from triglyph.bench.linear_probe import LinearProbe
-from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.suite import evaluate
 from triglyph.bench.table import markdown, tabulate
@@ -28,6 +27,7 @@ from triglyph.bench.zero_shot import Prompts, ZeroShot
 from triglyph.errors import ContractError
 from triglyph.metrics.correlation import mean_defined, pearson
 from triglyph.metrics.expression import log1p_cp10k
+from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.thinning import noise_free_correlation, split_counts
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
@@ -298,7 +298,7 @@ def test_no_baseline_beats_a_ceiling_on_simulated_tissue(simulated):
             ]
             assert beside
             for bound in beside:
-                assert row.value >= bound if row.metric in LOWER_IS_BETTER else row.value <= bound, (row, bound)
+                assert row.value >= bound if lower_is_better(row.metric) else row.value <= bound, (row, bound)
 
 
 def test_a_section_without_truth_has_no_ceiling_that_needs_it_and_no_error():

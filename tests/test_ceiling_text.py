@@ -15,9 +15,9 @@ from triglyph.bench.ceilings.rows import ceiling_rows
 from triglyph.bench.ceilings.subjects import CONTENT
 from triglyph.bench.ceilings.text import CaptionTruth, caption_truth, reader, tied_ranks
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.bench.parts import Part
 from triglyph.bench.retrieval import Retrieval
+from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.retrieval import chance_recall
 from triglyph.tissue.simulate.knobs.names import CELL_TYPES, DOMAINS
 from triglyph.tissue.simulate.knobs.people import Language
@@ -243,7 +243,7 @@ def test_nothing_that_reads_tissue_and_words_beats_it_and_who_reads_all_content_
             values = np.array([d[key] for d in drawn])
             # A single draw of the noise may lie above by luck, their mean may not.
             luck = 3 * values.std(ddof=1) / np.sqrt(len(values)) + 1e-9
-            if key[1] in LOWER_IS_BETTER:
+            if lower_is_better(key[1]):
                 assert values.mean() >= bound[key] - luck, (noise, key)
             else:
                 assert values.mean() <= bound[key] + luck, (noise, key)

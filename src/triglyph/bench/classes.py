@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import SectionLike
-from triglyph.bench.rows import BLOCK, PATIENT, Measure, Rows, bounds_of, mean_or_nan
+from triglyph.bench.rows import BLOCK, PATIENT, Measure, Rows, mean_or_nan
 from triglyph.metrics.bootstrap import (
     MIN_BLOCKS,
     MIN_PATIENTS,
@@ -23,6 +23,7 @@ from triglyph.metrics.bootstrap import (
     spatial_blocks,
     worth_together,
 )
+from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.ranking import auroc
 from triglyph.metrics.result import Level, Result
 

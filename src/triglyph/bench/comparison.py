@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.bench.null import key as row_key
 from triglyph.errors import ContractError
+from triglyph.metrics.merit import is_merit, lower_is_better
 from triglyph.metrics.paired import Paired, compare, corrected
 from triglyph.metrics.result import Level, Result
 
@@ -101,7 +101,7 @@ def comparisons(
     models
         Only these; all but ceilings by default. The first of a pair is A.
     metrics
-        Only these; all by default.
+        Only these; all of which more or less is better by default.
     seed
         Of sampled sign flips.
 
@@ -154,7 +154,7 @@ def _values(runs: Mapping[str, Sequence[Result]], metrics: set[str] | None) -> V
         if row.aggregation == "per-patient"
         and row.group != "all"
         and row.role != "control"
-        and (metrics is None or row.metric in metrics)
+        and (is_merit(row.metric) if metrics is None else row.metric in metrics)
     ]
     seen: dict[tuple[object, ...], set[float | None]] = {}
     for _, row in rows:
@@ -220,7 +220,7 @@ def _pair(
             )
     patients = sorted({patient for patient, _ in places})
     a, b = ([_patient_value(side, [p for p in places if p[0] == who]) for who in patients] for side in (one, other))
-    paired = compare(a, b, names=names, lower_is_better=quantity.metric in LOWER_IS_BETTER, seed=seed)
+    paired = compare(a, b, names=names, lower_is_better=lower_is_better(quantity.metric), seed=seed)
     return paired, tuple(_notes(quantity, names, one, other, places))
 
 

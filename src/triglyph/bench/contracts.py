@@ -195,7 +195,8 @@ class Trial:
         """
         if not self.test:
             raise SplitError("no section to test on", where=f"split {self.split!r}")
-        foreign = sorted(set(subject.source.training_sections) - set(self.patients))
+        parts = {s.id for s in self.train if isinstance(s, Part)}
+        foreign = sorted(set(subject.source.training_sections) - set(self.patients) - parts)
         if foreign and not subject.training_patients:
             log.warning(
                 "%s was trained on sections that this cohort has not (%s); their patients are not known",

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import SectionLike
-from triglyph.bench.rows import BLOCK, PATIENT, Measure, Rows, bounds_of, mean_or_nan
+from triglyph.bench.rows import BLOCK, PATIENT, Measure, Rows, mean_or_nan
 from triglyph.metrics.bootstrap import MIN_BLOCKS, MIN_PATIENTS, Resamples, interval, nan_mean, spatial_blocks
 from triglyph.metrics.correlation import pearson
+from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.result import Level, Result
 
 Floats = NDArray[np.float64]

@@ -29,9 +29,10 @@ from triglyph.bench.clinical import patient_values
 from triglyph.bench.contracts import Embedder, SectionLike, Subject, Trial
 from triglyph.bench.features import Constant
 from triglyph.bench.protocol import Protocol, ProtocolCard
-from triglyph.bench.rows import LEVELS, PATIENT, Rows, bounds_of
+from triglyph.bench.rows import LEVELS, PATIENT, Rows
 from triglyph.errors import ContractError, SplitError
 from triglyph.metrics.bootstrap import MIN_PATIENTS, Resamples, interval
+from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.ranking import auroc
 from triglyph.metrics.result import Level, Result
 

@@ -19,6 +19,7 @@ import numpy as np
 from triglyph.bench.contracts import Embedder, Subject, Trial
 from triglyph.bench.protocol import Protocol
 from triglyph.errors import ContractError, RecipeError
+from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.result import Result
 
 NULL = "null (shuffled pairs)"
@@ -26,7 +27,6 @@ NULL_MEAN = f"{NULL}: mean"
 NULL_HIGH = f"{NULL}: 95th percentile"
 MIN_REFITS = 20
 """With fewer, the 95th percentile is the best refit or an extrapolation."""
-LOWER_IS_BETTER = frozenset({"median-rank", "mse"})
 
 Key = tuple[Any, ...]
 
@@ -80,7 +80,7 @@ def summaries(refits: Iterable[Result]) -> list[Result]:
     out = []
     for rows in groups.values():
         values = np.array([row.value for row in rows if row.value is not None])
-        tail = 5.0 if rows[0].metric in LOWER_IS_BETTER else 95.0
+        tail = 5.0 if lower_is_better(rows[0].metric) else 95.0
         mean = float(values.mean()) if len(values) else None
         high = float(np.percentile(values, tail)) if len(values) else None
         for model, value in ((NULL_MEAN, mean), (NULL_HIGH, high)):
@@ -130,7 +130,7 @@ def verdict(row: Result, results: Iterable[Result]) -> Verdict:
     high = found[NULL_HIGH]
     exceeds = None
     if high is not None and row.value is not None:
-        exceeds = row.value < high if row.metric in LOWER_IS_BETTER else row.value > high
+        exceeds = row.value < high if lower_is_better(row.metric) else row.value > high
     return Verdict(row, found.get(NULL_MEAN), high, exceeds)
 
 

@@ -26,30 +26,12 @@ from triglyph.metrics.bootstrap import (
     nan_mean,
     spatial_blocks,
 )
+from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.result import Level, Result
 
 Floats = NDArray[np.float64]
 BLOCK, PATIENT = "spatial-block", "patient"
 LEVELS: tuple[Level, ...] = ("patient", "within-patient", "within-section")
-_BOUNDS = {
-    "auroc": (0.0, 1.0),
-    "balanced-accuracy": (0.0, 1.0),
-    "recall": (0.0, 1.0),
-    "pearson": (-1.0, 1.0),
-    "spearman": (-1.0, 1.0),
-    "median-rank": (1.0, np.inf),
-    "mse": (0.0, np.inf),
-    "mse-mean-removed": (0.0, np.inf),
-    "r2": (-np.inf, 1.0),
-    "r2-test-mean": (-np.inf, 1.0),
-    "r2-training-mean": (-np.inf, 1.0),
-    "macro-f1": (0.0, 1.0),
-    "acc": (0.0, 1.0),
-    "mvacc": (0.0, 1.0),
-    "map": (0.0, 1.0),
-    "nmi": (0.0, 1.0),
-    "ari": (-0.5, 1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -274,11 +256,6 @@ def _block_interval(groups: Sequence[Sequence[Measure]], *, metric: str) -> Inte
         min_units=MIN_BLOCKS,
         bounds=bounds_of(metric),
     )
-
-
-def bounds_of(metric: str) -> tuple[float, float]:
-    """The values that a metric can take, where they are limited."""
-    return _BOUNDS.get(metric.split("@", maxsplit=1)[0], (-np.inf, np.inf))
 
 
 def mean_or_nan(values: ArrayLike) -> float:

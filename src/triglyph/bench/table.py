@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from triglyph.bench.null import LOWER_IS_BETTER, NULL, NULL_HIGH, Key, key
+from triglyph.bench.null import NULL, NULL_HIGH, Key, key
+from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.result import Result
 
 BY_PATIENT = {"per-patient", "patient-pooled"}
@@ -32,7 +33,7 @@ class Line:
         nulls = [r.value for name, r in self.values.items() if name.split(" @ ")[0] == NULL_HIGH]
         if row is None or row.role != "method" or row.value is None or not nulls:
             return False
-        lower = row.metric in LOWER_IS_BETTER
+        lower = lower_is_better(row.metric)
         return all(n is not None and (row.value < n if lower else row.value > n) for n in nulls)
 
 
@@ -51,7 +52,7 @@ class Table:
     def cells(self, line: Line) -> list[str]:
         """One line as text."""
         r = line.row
-        metric = f"{r.metric} ↓" if r.metric in LOWER_IS_BETTER else r.metric
+        metric = f"{r.metric} ↓" if lower_is_better(r.metric) else r.metric
         pooled = ", pooled" if r.aggregation == "patient-pooled" else ""
         over = r.aggregation if r.group == "all" else f"patient {r.group}{pooled}"
         where = f"{r.level}, fold {r.fold}" if r.fold else r.level

@@ -12,8 +12,8 @@ import polars as pl
 
 from triglyph.bench.across_folds import FOLDS
 from triglyph.bench.comparison import Comparison
-from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.metrics.bootstrap import MIN_PATIENTS
+from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.per_gene import KEY
 from triglyph.report import comparison_csv as csv
 from triglyph.report import comparison_figures as figures
@@ -210,7 +210,7 @@ def _scatter(study: Study, place: Mapping[str, str], of: pl.DataFrame) -> list[P
             panels[model] = figures.Genes(*(mean[c].to_list() for c in ("gene", "value", "value_other")))
     if not panels:
         return []
-    lower = place["metric"] in LOWER_IS_BETTER
+    lower = lower_is_better(place["metric"])
     words = "; ".join(
         f"{model} better for {genes.better(lower_is_better=lower)} of {len(genes.names)} genes"
         for model, genes in panels.items()

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from triglyph.bench.comparison import Quantity
-from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.metrics.bootstrap import MIN_PATIENTS
+from triglyph.metrics.merit import lower_is_better
 from triglyph.report.comparison_grids import Grid
 from triglyph.report.comparison_study import Study
 
@@ -55,7 +55,7 @@ def values_frame(study: Study, grids: Sequence[Grid]) -> pl.DataFrame:
             records.append(
                 {
                     **{name: getattr(r, name) for name in _VALUES if name in type(r).model_fields},
-                    "lower_is_better": metric in LOWER_IS_BETTER,
+                    "lower_is_better": lower_is_better(metric),
                     "reference": model == study.reference,
                     "std_of_folds": e.spread,
                     "null_mean": e.null_mean,

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from triglyph.bench.across_folds import FOLDS, SPREAD
 from triglyph.bench.comparison import Quantity
-from triglyph.bench.null import LOWER_IS_BETTER, NULL_HIGH, NULL_MEAN, Key, key
+from triglyph.bench.null import NULL_HIGH, NULL_MEAN, Key, key
+from triglyph.metrics.merit import is_merit, lower_is_better
 from triglyph.metrics.result import Level, Result
-from triglyph.report.comparison_study import ALL_FOLDS, Run, Study, is_merit
+from triglyph.report.comparison_study import ALL_FOLDS, Run, Study
 
 NONE = "–"
 
@@ -64,7 +65,7 @@ class Entry:
         value, high = self.row.value, self.null_high
         if self.row.role != "method" or value is None or high is None or not is_merit(self.row.metric):
             return False
-        return value < high if self.row.metric in LOWER_IS_BETTER else value > high
+        return value < high if lower_is_better(self.row.metric) else value > high
 
     @property
     def allowed(self) -> bool:
@@ -76,12 +77,8 @@ class Entry:
         r = self.row
         if r.value is None:
             return "undefined"
-        shown = (
-            number(r.value)
-            + ("*" if self.beats_null else "")
-            + ("†" if r.transductive else "")
-            + ("‡" if self.allowed else "")
-        )
+        marks = (("*", self.beats_null), ("†", r.transductive), ("‡", self.allowed))
+        shown = number(r.value) + "".join(mark for mark, there in marks if there)
         if r.ci_low is not None and r.ci_high is not None:
             return f"{shown}\n{number(r.ci_low)} to {number(r.ci_high)}"
         return shown if self.spread is None else f"{shown}\n± {number(self.spread)}"
@@ -183,7 +180,7 @@ def _best(study: Study, grid: Grid) -> Iterable[tuple[str, str]]:
             for (model, of), e in grid.entries.items()
             if of == metric and e.row.role in ("method", "baseline") and e.row.value is not None
         }
-        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        sign = -1.0 if lower_is_better(metric) else 1.0
         winner = max(rivals, key=lambda m: sign * rivals[m], default=None)
         said = {
             (c.paired.b if c.paired.a == winner else c.paired.a): c.paired.verdict
@@ -200,7 +197,7 @@ def _best(study: Study, grid: Grid) -> Iterable[tuple[str, str]]:
 
 def arrowed(metric: str) -> str:
     """The metric, with an arrow down where lower is better."""
-    return f"{metric} ↓" if metric in LOWER_IS_BETTER else metric
+    return f"{metric} ↓" if lower_is_better(metric) else metric
 
 
 def number(value: float | None) -> str:

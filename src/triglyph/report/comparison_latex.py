@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from triglyph.bench.null import LOWER_IS_BETTER
+from triglyph.metrics.merit import lower_is_better
 from triglyph.report.comparison_grids import NONE, Entry, Grid, number
 from triglyph.report.comparison_study import Study
 
@@ -29,7 +29,7 @@ def latex(study: Study, grids: Sequence[Grid]) -> str:
 
 def _table(study: Study, grid: Grid, i: int) -> str:
     metrics = grid.metrics
-    head = [escaped(m) + (r" $\downarrow$" if m in LOWER_IS_BETTER else "") for m in metrics]
+    head = [escaped(m) + (r" $\downarrow$" if lower_is_better(m) else "") for m in metrics]
     lines = [
         r"\begin{table}",
         r"\centering",

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from triglyph.bench.across_folds import SPREAD, across_folds
+from triglyph.bench.across_folds import across_folds
 from triglyph.bench.comparison import Comparison, Quantity, comparisons
 from triglyph.bench.null import NULL, NULL_HIGH, NULL_MEAN, key, summaries
-from triglyph.bench.rows import PATIENT, bounds_of, mean_or_nan
+from triglyph.bench.rows import PATIENT, mean_or_nan
 from triglyph.bench.table import merge
 from triglyph.errors import ContractError, RecipeError
 from triglyph.metrics.bootstrap import MIN_PATIENTS, Resamples, interval
+from triglyph.metrics.merit import bounds_of, is_merit
 from triglyph.metrics.paired import corrected
 from triglyph.metrics.per_gene import from_results, read_genes
 from triglyph.metrics.result import Result, read_results
@@ -31,19 +32,6 @@ from triglyph.storage import read_json
 ALL_FOLDS = "per-patient, all folds"
 """`aggregation` of the mean over the patients of all folds."""
 _ORDER = {"method": 0, "baseline": 1, "control": 2, "ceiling": 3}
-_NO_MERIT = frozenset(
-    {
-        "distance",
-        "genes-constant",
-        "genes-undefined",
-        "moran-difference",
-        "queries-without-answer",
-        "ties",
-        "undefined",
-        "undefined draws",
-    }
-)
-"""Metrics of which neither more nor less is better: counts of what was left out, and signed deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,11 +171,6 @@ def study(runs: Sequence[Run], *, reference: str | None = None) -> Study:
     met = [q for q in quantities if q not in without]
     apart = [*_unmet(without, met, reference), *_side_by_side(met), *dict.fromkeys(apart), *_other_data(named)]
     return Study(tuple(named), reference, models, tuple(quantities), tuple(tests), tuple(among), tuple(apart))
-
-
-def is_merit(metric: str) -> bool:
-    """Whether more of it, or less, is better: counts of what was left out and spreads are no merits."""
-    return metric.split("@", maxsplit=1)[0] not in _NO_MERIT and not metric.endswith((SPREAD, ":sd"))
 
 
 def is_null(row: Result) -> bool:

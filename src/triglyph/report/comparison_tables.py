@@ -8,8 +8,8 @@ from math import isnan
 from typing import Any
 
 from triglyph.bench.comparison import Comparison, Quantity
-from triglyph.bench.null import LOWER_IS_BETTER
 from triglyph.metrics.bootstrap import MIN_PATIENTS
+from triglyph.metrics.merit import lower_is_better
 from triglyph.report.comparison_grids import NONE, Family, Grid, arrowed, number, signed, titles
 from triglyph.report.comparison_study import Run, Study
 from triglyph.report.html import Table
@@ -82,7 +82,7 @@ def _key(grid: Grid, aggregation: str) -> str:
         said.append("† something saw the test set, see Stamps")
     if any(e.allowed for e in grid.entries.values()):
         said.append("‡ made in spite of a failed audit, see Stamps")
-    if any(m in LOWER_IS_BETTER for m in grid.metrics):
+    if any(lower_is_better(m) for m in grid.metrics):
         said.append("↓ lower is better")
     if grid.best:
         said.append("bold: the best, and by the tests better than every other method")

@@ -210,6 +210,7 @@ def bench_run(
                 "cohort": {"name": opened.name, "digest": opened.digest()},
                 "split": {"name": chosen.name, "digest": chosen.digest(), "level": chosen.level, "folds": folds},
                 "audit": audit.model_dump(mode="json"),
+                "allowed": list(dict.fromkeys(f.name for f in audit.failures)),
                 "protocols": job.cards,
                 "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
                 "baseline_encoder": baseline_encoder if baselines else "",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from triglyph.metrics.result import Result
     from triglyph.models.towers import TowerConfig
     from triglyph.tissue.cohort import Cohort
+    from triglyph.tissue.split import Split
     from triglyph.training.recipe import Recipe
 
 Objective = Literal["clip", "siglip"]
@@ -76,6 +77,7 @@ def hescape(
     tuning: list[Tuning] | None = None,
     seeds: int = 3,
     set: list[str] | None = None,
+    allow: list[str] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Align image and genes in every way asked for, and say whether that helps or hurts the prediction of expression.
@@ -108,6 +110,8 @@ def hescape(
         Runs of every cell; they are averaged within each patient.
     set
         Change a key of the recipe: `--set training.epochs=3`.
+    allow
+        A failing finding of `triglyph audit` in spite of which the split is used; every row says so.
     quiet
         Print neither progress nor the table.
 
@@ -120,6 +124,8 @@ def hescape(
     ------
     RecipeError
         Nothing is asked for, a name is not known, or an untrained encoder has no weights.
+    SplitError
+        The audit of a split fails.
     """
     from rich.console import Console
 
@@ -128,6 +134,7 @@ def hescape(
     from triglyph.storage import atomic_file, write_json
     from triglyph.tissue.cohort import Cohort
     from triglyph.training.recipe import load_recipe
+    from triglyph.workflows.bench_audit import audited, stamped
 
     base = load_recipe(recipe, overrides=[*(set or ()), f"data.split={split}", "data.train=[]", "data.val=[]"])
     own = base.model.towers["image"].encoder
@@ -147,11 +154,14 @@ def hescape(
     out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Result]] = {}
     for name, path in zip(names, cohort, strict=True):
-        bench = _Bench(Cohort.open(Path(path)), base, weights, out / name)
+        opened = Cohort.open(Path(path))
+        chosen, audit = audited(opened, split, model=None, embedding=None, prompts=None, fold=None, allow=allow or ())
+        bench = _Bench(opened, chosen, base, weights, out / name)
         rows[name] = [r for image in images for r in bench.unimodal(image)]
         for i, (cell, seed) in enumerate(todo := list(product(cells, range(seeds))), start=1):
             console.print(f"{name}: {i} of {len(todo)}, {cell.name}, seed {seed}")
             rows[name] += bench.aligned(cell, seed)
+        rows[name] = stamped(rows[name], audit)
         write_results(rows[name], out / name)
     write_json(
         out / "experiment.json",
@@ -201,12 +211,11 @@ def _weights(given: list[str]) -> dict[str, Path]:
 class _Bench:
     """One cohort, on which everything is trained and judged; targets and ceilings are computed once."""
 
-    def __init__(self, cohort: Cohort, base: Recipe, weights: Mapping[str, Path], out: Path) -> None:
+    def __init__(self, cohort: Cohort, split: Split, base: Recipe, weights: Mapping[str, Path], out: Path) -> None:
         from triglyph.bench.contracts import Trial
 
-        assert base.data.split is not None
         self.cohort, self.base, self.weights, self.out = cohort, base, weights, out
-        self.trial: Trial = Trial.of(cohort, cohort.split(base.data.split))
+        self.trial: Trial = Trial.of(cohort, split)
 
     # ---- before alignment
 
