@@ -12,6 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import RidgeCV
 
 from bench_fakes import FakeModel, FakeSection, trial
+from triglyph.bench.ceilings.expression import expression_ceilings
 from triglyph.bench.contracts import Subject
 from triglyph.bench.expression.measures import Ceilings
 from triglyph.bench.expression.placing import place
@@ -27,6 +28,7 @@ from triglyph.bench.expression.predictors import (
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes, read_panel
 from triglyph.bench.expression.targets import Targets
 from triglyph.bench.features import Features
+from triglyph.bench.truth import Truths
 from triglyph.errors import ContractError, GeneError, SourceError, SplitError
 
 CORE = tuple(f"G{i:02d}" for i in range(0, 40, 3))
@@ -390,3 +392,16 @@ def test_a_learner_is_held_to_the_same_split_as_a_model():
     )
     with pytest.raises(SplitError, match="trained or chosen on it"):
         Expression(**QUICK).run(Subject("null", control), made)
+
+
+def test_half_of_the_counts_know_more_than_a_noise_free_prediction_could():
+    made = trial(2, 2)
+    rows = expression_ceilings(GenesFromGenes(core=CORE, **QUICK), made, Truths(), None)
+    found = {
+        r.model: r
+        for r in rows
+        if (r.metric, r.aggregation, r.group) == ("spearman-depth-removed", "per-section", "all")
+    }
+    half, bound = found["half of the counts"], found["ceiling: count thinning"]
+    assert (half.role, bound.role) == ("control", "ceiling")
+    assert half.value > bound.value > 0

@@ -12,7 +12,7 @@ import pytest
 
 import small
 from triglyph.cli import app
-from triglyph.errors import RecipeError
+from triglyph.errors import RecipeError, SplitError
 from triglyph.metrics.result import Result, read_results
 from triglyph.report.alignment_effect import Effect, changes, figure, markdown, read_effects
 from triglyph.tissue.split import Fold, Split
@@ -132,6 +132,15 @@ def test_what_cannot_be_run_is_refused_before_anything_is(cohorts: list[Path], t
             hescape(**{**asked(cohorts, tmp_path), **change}, out=tmp_path / "out")  # type: ignore[arg-type]
         assert said in str(error.value) + error.value.mend
         assert not list(tmp_path.glob("out/*/cells"))
+
+
+def test_a_split_that_fails_its_audit_is_not_used(tower: Path, tmp_path: Path) -> None:
+    leaky = small.cohort(tmp_path, patients=2)
+    leaky.add(small.draft("S9", patient="P9", folder=tmp_path / "slides", seed=0))  # S0, as of somebody else
+    fold = Fold(name="0", train=("S0",), test=("S1", "S9"))
+    leaky.save_split(Split(name="patients", level="patient", folds=(fold,)))
+    with pytest.raises(SplitError, match="the audit fails"):
+        hescape(**asked([leaky.path], tower), out=tmp_path / "out")
 
 
 def test_the_verb_is_understood() -> None:

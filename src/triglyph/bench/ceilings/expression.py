@@ -3,24 +3,31 @@
 `ceiling: count thinning` needs nothing but counts: see `metrics.thinning`. `ceiling: true expression`, where a section
 carries the truth of a simulation, predicts the expected value of each target given the expected counts: the
 prediction with the least squared error under `laws`.
+
+`half of the counts` is a control of `genes-from-genes`. Half of the counts predict all of them, themselves included:
+what they share is noise, so it bounds nothing, and published ceilings of that task appear to be of this kind.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.ceilings.laws import expected_log1p_counts, expected_log1p_cp10k
-from triglyph.bench.ceilings.subjects import EXPRESSION, THINNING, ceiling_subject
+from triglyph.bench.ceilings.subjects import EXPRESSION, HALF, THINNING, ceiling_subject
 from triglyph.bench.contracts import Embedder, SectionLike, Trial
 from triglyph.bench.expression.measures import ceiling_measures
-from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.expression.protocol import Expression, GenesFromGenes
+from triglyph.bench.expression.targets import Targets
 from triglyph.bench.parts import pooled
 from triglyph.bench.rows import Measure, Rows
 from triglyph.bench.truth import Truths
+from triglyph.metrics.expression import log1p_cp10k
 from triglyph.metrics.result import Result
+from triglyph.metrics.thinning import split_counts
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,6 +47,8 @@ def expression_ceilings(protocol: Expression, trial: Trial, truths: Truths, sour
     out = [
         row for metric, of in found.items() for row in rows.per_section(of, metric=metric, direction=protocol.direction)
     ]
+    if isinstance(protocol, GenesFromGenes):
+        out += _half(protocol, trial, targets, there)
     if not truths.all_expected(tested):
         return out
 
@@ -52,6 +61,17 @@ def expression_ceilings(protocol: Expression, trial: Trial, truths: Truths, sour
         return expected_log1p_cp10k(chosen, mean.sum(axis=1), dispersion=dispersion), there[section.id]
 
     return out + protocol.judge(Rows.start(protocol, ceiling_subject(EXPRESSION), trial), known, targets)
+
+
+def _half(protocol: Expression, trial: Trial, targets: Targets, there: dict[str, Bools]) -> list[Result]:
+    def halved(section: SectionLike) -> tuple[Floats, Bools]:
+        rng = np.random.default_rng([protocol.seed, zlib.crc32(section.id.encode())])
+        half = split_counts(targets.counts(section), rng)[0]
+        return log1p_cp10k(half)[:, targets.columns].toarray(), there[section.id]
+
+    rows = protocol.judge(Rows.start(protocol, ceiling_subject(HALF), trial), halved, targets)
+    # Its scale is composition: only what does not depend on scale means anything.
+    return [r for r in rows if r.metric in ("pearson", "spearman", "spearman-depth-removed")]
 
 
 def _present(source: Embedder | None, section: SectionLike, modality: str) -> Bools:

@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from triglyph.bench.contracts import Array, Subject
 from triglyph.bench.features import Features
 from triglyph.errors import ContractError
+from triglyph.metrics.result import Role
 
 THINNING = "ceiling: count thinning"
 EXPRESSION = "ceiling: true expression"
+HALF = "half of the counts"
 CONTENT = "ceiling: true content"
 DOMAINS = "ceiling: true domains"
 NOTES = {
     THINNING: "halves of the test counts predict each other; corrected to full depth",
+    HALF: "half of the test counts, their noise included, as the prediction of all of them: bounds nothing",
     EXPRESSION: "knows the noise-free expected counts of the test locations, their depth included",
     CONTENT: "knows what captions of the test locations should say, and how many of them are missing or wrong",
     DOMAINS: "knows the true shares of domains of the test locations and around them",
@@ -37,4 +40,5 @@ class _Nothing(Features):
 
 def ceiling_subject(name: str, source: Features | None = None) -> Subject:
     """The subject of a ceiling's rows."""
-    return Subject(name, source or _Nothing(), role="ceiling", transductive=(NOTES[name],))
+    role: Role = "control" if name == HALF else "ceiling"
+    return Subject(name, source or _Nothing(), role=role, transductive=(NOTES[name],))
