@@ -2,10 +2,10 @@
 
     python benchmarks/judge_inflation.py COHORT [--sections A1 B1 C1 D1] [--draws 5]
 
-The field often trains on 95 % of the spots of every section and tests on the rest. Here the same probes are judged that
-way and with each patient left out, by the judge's own protocols; values are means over patients. The random split is
-what `triglyph audit` fails where it is declared at patient level (`neighbours-on-both-sides`), and what the judge stamps
-`within-section` where it is declared as what it is.
+The field often trains on 95 % of the spots of every section and tests on the rest. Here the same probes are judged
+that way and with each patient left out, by the judge's own protocols; values are means over patients. The random split
+is what `triglyph audit` fails where it is declared at patient level (`neighbours-on-both-sides`), and what the judge
+stamps `within-section` where it is declared as what it is.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main() -> None:
                 "labels from expression, 20 nearest: balanced accuracy",
                 fit,
                 NearestNeighbours(modality="expression", n_boot=0),
-                "macro-f1",
+                "balanced-accuracy@20",
             ),
         ]
     if all(cohort[s].has_image() for s in sections):

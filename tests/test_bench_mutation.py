@@ -99,10 +99,10 @@ def untrained(seed=0):
     return model
 
 
+@torch.no_grad()
 def test_attention_is_the_formula_and_sums_to_one_over_the_tiles_of_a_bag():
     model, of = untrained(), list(bags().values())
-    with torch.no_grad():
-        logits, attention = model(*padded(of))
+    logits, attention = model(*padded(of))
     assert attention.sum(dim=1).tolist() == pytest.approx([1.0] * 6, abs=1e-6)
     v, u, w, c = (getattr(model, name) for name in ("value", "gate", "attention", "classifier"))
     for i, bag in enumerate(of):
@@ -313,6 +313,15 @@ def test_a_fold_of_one_patient_or_one_class_has_no_auroc_and_says_so(caplog):
     rows = run(made, labels)
     row = one(rows, model="fake", metric="auroc")
     assert (row.value, row.n, row.ci_low, row.ci_unit) == (None, 7, None, "")
+
+
+def test_an_auroc_that_hangs_on_one_positive_patient_has_no_interval():
+    made, labels = cohort(train=6, test=8, side=4)
+    single = {p: v if p.startswith("train") else int(p == "test-03") for p, v in labels.items()}
+    row = one(run(made, single, steps=5), model="fake", metric="auroc")
+    assert (row.n, row.ci_unit, row.ci_low) == (8, "", None)
+    assert row.value is not None
+    assert one(run(made, labels, steps=5), model="fake", metric="auroc").n_units == 8
 
 
 def test_one_class_in_training_is_refused_in_words():

@@ -83,9 +83,12 @@ def test_every_cell_is_trained_and_judged_with_every_seed(done: Path) -> None:
         # The encoder as it came is judged once, under the same constants but for what is read of it.
         assert {r.model for r in rows if r.role == "baseline"} == {"stain-texture", "tile-vit"}
         assert all(r.level == "patient" for r in rows)
+        control = {r.model for r in rows if r.role == "control"}
+        assert control == {"stain-texture (frozen) + untrained head", "tile-vit (frozen) + untrained head"}
     with (done / "effects.csv").open() as stream:
         table = list(csv.DictReader(stream))
-    assert {(row["cohort"], row["cell"]) for row in table} == {(c, n) for c in ("batch-0x", "batch-2x") for n in cells}
+    told = {(c, n) for c in ("batch-0x", "batch-2x") for n in cells | control}
+    assert {(row["cohort"], row["cell"]) for row in table} == told
     assert {row["verdict"] for row in table} == {"too few patients for a claim"}
     assert (done / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert "tile-vit (lora) + gene-linear, siglip" in (done / "table.md").read_text()

@@ -113,7 +113,10 @@ def test_attention_is_adapted_and_neither_the_patches_nor_the_mlp() -> None:
     adapt(found, LoraConfig())
     assert set(adapters(found)) == {f"vit.blocks.{i}.attn.{m}" for i in (0, 1) for m in ("qkv", "proj")}
     assert isinstance(found.vit.patch_embed.proj, nn.Conv2d)
-    # A target ends a name at a dot, and the convolution called `proj` is no linear map.
+    # A target is the end of a name from a dot on: neither `head.proj` nor `xattn.proj` ends in `attn.proj`.
+    named = nn.ModuleDict({n: nn.ModuleDict({"proj": nn.Linear(2, 2)}) for n in ("attn", "head", "xattn")})
+    adapt(named, LoraConfig())
+    assert set(adapters(named)) == {"attn.proj"}
     other = encoder()
     adapt(other, LoraConfig(targets=("proj", "fc1")))
     assert set(adapters(other)) == {"vit.blocks.0.attn.proj", "vit.blocks.0.mlp.fc1"}

@@ -6,13 +6,14 @@ the strength of their batch effects, is the variable.
 
     OUT/experiment.json                                      what was asked for, and what was left out
     OUT/<cohort>/unimodal/<image encoder>-<fingerprint>/     the encoder as it was before any alignment
-    OUT/<cohort>/cells/<image, tuning>/<genes, objective>/seed-<k>/run, judged
+    OUT/<cohort>/cells/<image, tuning>/<genes, objective>/seed-<k>/run, judged, untrained
     OUT/<cohort>/results.parquet, results.json               all rows of the cohort
     OUT/effects.csv, table.md, figure.png                    aligned less unimodal, patient by patient
 
 Unimodal is the pooled output of the encoder as it came; aligned is the embedding in the shared space. Both are judged
 by the same ridge under `expression`, on patients that neither was fitted on. Mixing of sections and what is left of the
-labels (`batch-effect`) stand beside it, and `retrieval` says whether there was anything to learn.
+labels (`batch-effect`) stand beside it, and `retrieval` says whether there was anything to learn. The control is the
+same head as it was drawn, before any step: what fewer numbers of unit length cost by themselves.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ Tuning = Literal["frozen", "lora"]
 LINEAR = "gene-linear"
 """Name of `gene-mlp` without a hidden layer: one linear map of standardised log1p CP10k."""
 ADAPTED = "adapted features"
+UNTRAINED = "untrained head"
 BATCH_LOCATIONS = 150
 """Of a section, for `batch-effect`, whose silhouettes take time in the square of all of them."""
 
@@ -142,6 +144,7 @@ def hescape(
     images = list(dict.fromkeys(image_encoders or ["stain-texture", own]))
     genes = list(dict.fromkeys(gene_encoders or ["gene-mlp", LINEAR]))
     cells, without = _grid(images, genes, objectives or ["clip", "siglip"], tuning or ["frozen", "lora"])
+    controls = {f"{c.image} ({c.tuning}) + {UNTRAINED}": c for c in reversed(cells) if c.tuning == "frozen"}
     names = [Path(c).resolve().name for c in cohort]
     if seeds < 1 or not cells or len({*names}) < len(names):
         raise RecipeError(
@@ -161,6 +164,8 @@ def hescape(
         for i, (cell, seed) in enumerate(todo := list(product(cells, range(seeds))), start=1):
             console.print(f"{name}: {i} of {len(todo)}, {cell.name}, seed {seed}")
             rows[name] += bench.aligned(cell, seed)
+        for cell, seed in product(controls.values(), range(seeds)):
+            rows[name] += bench.untrained(cell, seed)
         rows[name] = stamped(rows[name], audit)
         write_results(rows[name], out / name)
     write_json(
@@ -174,7 +179,8 @@ def hescape(
             "left_out": [f"{image}: nothing to adapt, frozen only" for image in without],
         },
     )
-    effects = read_effects(rows, {cell.name: cell.image for cell in cells})
+    known = {cell.name: cell.image for cell in cells} | {name: cell.image for name, cell in controls.items()}
+    effects = read_effects(rows, known)
     write_effects(effects, out / "effects.csv")
     with atomic_file(out / "table.md") as partial:
         partial.write_text(text := markdown(effects), encoding="utf-8")
@@ -261,6 +267,29 @@ class _Bench:
             inner = Subject(f"{cell.name}: {ADAPTED}", trained, seed=seed, training_patients=people)
             work += [(inner, p) for p in _readouts(self.trial, "pooled")]
         return self._judged(folder / "judged", work)
+
+    def untrained(self, cell: Cell, seed: int) -> list[Result]:
+        """The control of a trained cell: its image encoder, with the head drawn anew."""
+        import torch
+
+        from triglyph.apply.trained import TrainedModel
+        from triglyph.bench.contracts import Subject
+        from triglyph.models.heads import build_head
+
+        folder = self.out / "cells" / cell.folder / f"seed-{seed}"
+        if (folder / "untrained").exists():
+            return self._judged(folder / "untrained", [])
+        trained = TrainedModel.open(folder / "run")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = trained.model
+            head = model.config.towers["image"].head or model.config.head
+            drawn = build_head(head, dim_in=model.encoder("image").card.dim, dim=model.config.dim)
+            model.heads["image"] = drawn.eval()
+        name = f"{cell.image} ({cell.tuning}) + {UNTRAINED}"
+        people = tuple(trained.manifest["training_patients"])
+        subject = Subject(name, trained, role="control", seed=seed, training_patients=people)
+        return self._judged(folder / "untrained", [(subject, p) for p in _readouts(self.trial, "embedding")])
 
     def _recipe(self, cell: Cell, seed: int) -> Recipe:
         from triglyph.training.recipe import typed
