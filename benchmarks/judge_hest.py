@@ -23,7 +23,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from triglyph.bench.exact_pca import fit_pca_ridge
+from triglyph.bench.hest.exact_pca import fit_pca_ridge
 from triglyph.metrics.correlation import pearson
 
 Floats = NDArray[np.float64]

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from triglyph.bench.audit.whole import audit_split
-from triglyph.bench.classes import known_labels
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.predictors import Learner, Predict
 from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.expression.targets import Targets
 from triglyph.bench.features import StoredFeatures
-from triglyph.bench.knn import NearestNeighbours
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.classes import known_labels
+from triglyph.bench.labels.knn import NearestNeighbours
+from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.parts import whole_of
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.representations import REPRESENTATIONS

@@ -14,8 +14,9 @@ from triglyph.bench.contracts import Trial
 from triglyph.bench.registry import PROTOCOLS
 
 CLASSES = ("fat", "gland", "stroma")
-EMBEDDINGS = [name for name in PROTOCOLS if name != "genes-from-genes"]
-"""Protocols that read an embedding."""
+OTHERWISE = {"genes-from-genes", "hescape-expression", "batch-effect", "hescape-mutation"}
+EMBEDDINGS = [name for name in PROTOCOLS if name not in OTHERWISE]
+"""Protocols that read one embedding, section by section."""
 DIM = 16
 
 

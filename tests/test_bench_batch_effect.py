@@ -12,8 +12,8 @@ from scipy.stats import t as student_t
 
 from bench_fakes import CLASSES, FakeModel, FakeSection, trial
 from triglyph.bench.batch_effect import BatchEffect
-from triglyph.bench.clinical import attach, patient_values
 from triglyph.bench.contracts import Subject
+from triglyph.bench.hescape.clinical import attach, patient_values
 from triglyph.errors import ContractError, SourceError, SplitError
 from triglyph.metrics.mixing import mixing
 

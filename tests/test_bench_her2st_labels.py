@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from support import SHARED, needs_shared
-from triglyph.bench.clustering import Clustering
 from triglyph.bench.contracts import Trial
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.clustering import Clustering
+from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.representations import REPRESENTATIONS
 
 SECTIONS = ["A1", "B1", "C1", "D1"]

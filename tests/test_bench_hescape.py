@@ -11,9 +11,9 @@ import pytest
 from bench_fakes import FakeModel, FakeSection, RandomModel, trial
 from triglyph.bench.contracts import Subject
 from triglyph.bench.features import Position
-from triglyph.bench.hescape import HescapeRetrieval
-from triglyph.bench.hescape_expression import HescapeExpression
-from triglyph.bench.hest import HestNoPca
+from triglyph.bench.hescape.expression import HescapeExpression
+from triglyph.bench.hescape.retrieval import HescapeRetrieval
+from triglyph.bench.hest.protocol import HestNoPca
 from triglyph.errors import ContractError, SplitError
 
 BATCHED = "recall@5:batches-of-64"

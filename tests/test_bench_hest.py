@@ -21,7 +21,8 @@ from test_bench_her2st import StainTexture, tissue  # noqa: F401
 from test_bench_her2st import trial as her2st_trial
 from triglyph.bench.contracts import Subject
 from triglyph.bench.features import Constant
-from triglyph.bench.hest import (
+from triglyph.bench.hest.genes import variable_genes
+from triglyph.bench.hest.protocol import (
     TRANSDUCTIVE_GENES,
     VARIANTS,
     HestAlphaCv,
@@ -32,7 +33,6 @@ from triglyph.bench.hest import (
     HestTrainingGenes,
     with_variants,
 )
-from triglyph.bench.hest_genes import variable_genes
 from triglyph.errors import ContractError, GeneError, RecipeError, SplitError
 
 GENES = tuple(f"G{i:02d}" for i in range(5, 35))

@@ -11,9 +11,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from bench_fakes import CLASSES, FakeModel, RandomModel, trial
 from triglyph.bench.contracts import Subject
-from triglyph.bench.knn import NearestNeighbours, vote
+from triglyph.bench.labels.knn import NearestNeighbours, vote
+from triglyph.bench.labels.simpleshot import SimpleShot, distances, support
 from triglyph.bench.registry import protocol
-from triglyph.bench.simpleshot import SimpleShot, distances, support
 from triglyph.errors import RecipeError
 
 MODEL = FakeModel(noise=4.0, absent=(3, 90))

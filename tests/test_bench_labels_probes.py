@@ -14,9 +14,9 @@ from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from bench_fakes import CLASSES, FakeModel, FakeSection, trial
 from triglyph.bench.contracts import Subject
-from triglyph.bench.learning_curve import LearningCurve
-from triglyph.bench.linear_probe import LinearProbe
-from triglyph.bench.probes import FORMS, LAMBDAS, fit_frobenius, fit_probe, set_aside
+from triglyph.bench.labels.learning_curve import LearningCurve
+from triglyph.bench.labels.linear_probe import LinearProbe
+from triglyph.bench.labels.probes import FORMS, LAMBDAS, fit_frobenius, fit_probe, set_aside
 from triglyph.bench.registry import protocol
 from triglyph.errors import ContractError, RecipeError
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from bench_fakes import FakeSection, trial
 from triglyph.bench.contracts import Trial
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.parts import Part
 from triglyph.bench.representations import ACROSS, CENTRED, LABELLED, REPRESENTATIONS, averaging, expression_components
 from triglyph.errors import ContractError, GeneError

@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, average_precision_score, normalized_mutual_info_score
 
 from bench_fakes import FakeModel, FakeSection, RandomModel, trial
-from triglyph.bench.clustering import Clustering
 from triglyph.bench.contracts import Subject
-from triglyph.bench.label_retrieval import LabelSearch
+from triglyph.bench.labels.clustering import Clustering
+from triglyph.bench.labels.label_retrieval import LabelSearch
 from triglyph.errors import ContractError
 
 MODEL = FakeModel(noise=2.0)

@@ -7,10 +7,10 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from bench_fakes import CLASSES, FakeModel, trial
-from triglyph.bench.calibration import fit_calibration
 from triglyph.bench.contracts import Subject
+from triglyph.bench.labels.calibration import fit_calibration
+from triglyph.bench.labels.zero_shot import CALIBRATED, Prompts, ZeroShot
 from triglyph.bench.registry import protocol
-from triglyph.bench.zero_shot import CALIBRATED, Prompts, ZeroShot
 from triglyph.errors import ContractError, RecipeError
 from triglyph.metrics.result import as_frame
 

@@ -15,11 +15,11 @@ import torch
 
 import small
 from bench_fakes import FakeModel, FakeSection
-from triglyph.bench.attention_mil import GatedAttention, MilConfig, fit, log_odds, padded
-from triglyph.bench.clinical import attach
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.features import Depth
-from triglyph.bench.mutation import HescapeMutation, mutation_baselines
+from triglyph.bench.hescape.attention_mil import GatedAttention, MilConfig, fit, log_odds, padded
+from triglyph.bench.hescape.clinical import attach
+from triglyph.bench.hescape.mutation import HescapeMutation, mutation_baselines
 from triglyph.errors import ContractError, SourceError, SplitError
 from triglyph.tissue.split import Fold, Split
 

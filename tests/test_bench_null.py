@@ -8,12 +8,12 @@ import pytest
 from bench_fakes import FakeModel, RandomModel, trial
 from triglyph.bench.contracts import Subject
 from triglyph.bench.expression.protocol import Expression
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.linear_probe import LinearProbe
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.null import NULL, NULL_HIGH, NULL_MEAN, null_rows, summaries, verdict, verdicts
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.suite import applicable, evaluate
 from triglyph.bench.table import markdown, merge, show, tabulate
-from triglyph.bench.zero_shot import ZeroShot
 from triglyph.errors import ContractError, RecipeError
 
 WHOLE = {"direction": "image->expression", "metric": "recall@10", "aggregation": "per-section", "group": "all"}

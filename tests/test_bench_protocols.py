@@ -11,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 from bench_fakes import CLASSES, EMBEDDINGS, FakeModel, FakeSection, RandomModel, trial
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.protocol import Expression
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.linear_probe import LinearProbe
+from triglyph.bench.labels.zero_shot import Prompts, ZeroShot
 from triglyph.bench.registry import parse_options, protocol
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.zero_shot import Prompts, ZeroShot
 from triglyph.errors import ContractError, GeneError, RecipeError, SplitError
 from triglyph.metrics.result import as_frame, write_results
 

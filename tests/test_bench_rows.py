@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bench_fakes import FakeModel, FakeSection
-from triglyph.bench.classes import Scored, score_rows
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.classes import Scored, score_rows
+from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.rows import Measure, Rows
 from triglyph.metrics.merit import bounds_of
 

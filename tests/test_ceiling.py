@@ -18,12 +18,12 @@ from triglyph.bench.ceilings.subjects import DOMAINS, EXPRESSION, NOTES, THINNIN
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.features import Depth, Features, Position
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.linear_probe import LinearProbe
+from triglyph.bench.labels.zero_shot import Prompts, ZeroShot
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.suite import evaluate
 from triglyph.bench.table import markdown, tabulate
 from triglyph.bench.truth import truth_of
-from triglyph.bench.zero_shot import Prompts, ZeroShot
 from triglyph.errors import ContractError
 from triglyph.metrics.correlation import mean_defined, pearson
 from triglyph.metrics.expression import log1p_cp10k

@@ -16,6 +16,8 @@ from triglyph.bench.expression.predictors import (
 )
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
 from triglyph.bench.features import Columns, Constant, Depth, Position
+from triglyph.bench.hescape.mutation import HescapeMutation, mutation_baselines
+from triglyph.bench.hescape.retrieval import HescapeRetrieval
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.representations import NEIGHBOURLY, REPRESENTATIONS, Places
 from triglyph.bench.retrieval import Retrieval
@@ -51,7 +53,9 @@ def beside(
     if isinstance(protocol, Expression):
         shuffled = [] if subject is None else [_shuffled(protocol, subject)]
         return [*expression_baselines(trial, stain_texture, placed=placed), *shuffled]
-    if isinstance(protocol, Retrieval):
+    if isinstance(protocol, HescapeMutation):
+        return mutation_baselines(protocol, stain_texture)
+    if isinstance(protocol, Retrieval | HescapeRetrieval):
         both = subject is None or {"image", "expression"} <= set(subject.modalities)
         return retrieval_baselines(trial, stain_texture, placed=placed) if both else []
     if protocol.task in LABEL_TASKS:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.stats import t as student_t
 
-from triglyph.bench.clinical import section_values
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import Labelled, LabelProtocol
+from triglyph.bench.hescape.clinical import section_values
+from triglyph.bench.labels.labelled import Labelled, LabelProtocol
 from triglyph.bench.protocol import ProtocolCard
 from triglyph.bench.ridge import PER_SECTION_NOTE, Standardise
 from triglyph.bench.rows import PATIENT, Rows

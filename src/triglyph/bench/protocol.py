@@ -39,7 +39,7 @@ PER_SECTION = {
 """Aggregations that every protocol has. Sections of different `level` are never averaged: each level has its rows."""
 
 
-LABEL_TASKS = {"linear-probe", "knn", "few-shot", "learning-curve", "clustering", "label-retrieval"}
+LABEL_TASKS = {"linear-probe", "knn", "few-shot", "learning-curve", "clustering", "label-retrieval", "batch-effect"}
 """Tasks that read labels off an embedding."""
 
 

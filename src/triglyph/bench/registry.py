@@ -6,17 +6,21 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from triglyph.bench.clustering import Clustering
+from triglyph.bench.batch_effect import BatchEffect
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
-from triglyph.bench.hest import VARIANTS, HestBenchmark
-from triglyph.bench.knn import NearestNeighbours
-from triglyph.bench.label_retrieval import LabelSearch
-from triglyph.bench.learning_curve import LearningCurve
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.hescape.expression import HescapeExpression
+from triglyph.bench.hescape.mutation import HescapeMutation
+from triglyph.bench.hescape.retrieval import HescapeRetrieval
+from triglyph.bench.hest.protocol import VARIANTS, HestBenchmark
+from triglyph.bench.labels.clustering import Clustering
+from triglyph.bench.labels.knn import NearestNeighbours
+from triglyph.bench.labels.label_retrieval import LabelSearch
+from triglyph.bench.labels.learning_curve import LearningCurve
+from triglyph.bench.labels.linear_probe import LinearProbe
+from triglyph.bench.labels.simpleshot import SimpleShot
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.simpleshot import SimpleShot
-from triglyph.bench.zero_shot import ZeroShot
 from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
@@ -32,6 +36,10 @@ _ALL: tuple[type[Protocol], ...] = (
     Expression,
     GenesFromGenes,
     HestBenchmark,
+    HescapeRetrieval,
+    HescapeExpression,
+    HescapeMutation,
+    BatchEffect,
     *VARIANTS,
 )
 PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in _ALL}

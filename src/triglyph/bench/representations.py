@@ -16,10 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from triglyph.bench.classes import known_labels
 from triglyph.bench.contracts import Array, SectionLike, Subject, Trial
 from triglyph.bench.features import Features
 from triglyph.bench.genes import common_genes
+from triglyph.bench.labels.classes import known_labels
 from triglyph.bench.parts import Part, whole_of
 from triglyph.errors import ContractError
 from triglyph.metrics.expression import log1p_cp10k

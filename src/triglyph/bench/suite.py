@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 from triglyph.bench.baselines import beside
 from triglyph.bench.ceilings.rows import ceiling_rows
-from triglyph.bench.classes import known_labels
 from triglyph.bench.contracts import Embedder, Subject, Trial
 from triglyph.bench.expression.protocol import Expression
-from triglyph.bench.linear_probe import LinearProbe
+from triglyph.bench.labels.classes import known_labels
+from triglyph.bench.labels.linear_probe import LinearProbe
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.null import MIN_REFITS, null_rows
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.representations import Places
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.zero_shot import ZeroShot
 from triglyph.metrics.result import Result
 
 Report = Callable[[str], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_LOWER = frozenset({"median-rank", "mse", "mse-mean-removed", "batch-predictability"})
+_LOWER = frozenset({"median-rank", "mse", "mse-mean-removed", "batch-predictability", "brier"})
 _NEITHER = frozenset(
     {
         "distance",
@@ -21,6 +21,7 @@ _BOUNDS = {
     "acc": (0.0, 1.0),
     "ari": (-0.5, 1.0),
     "auroc": (0.0, 1.0),
+    "brier": (0.0, 1.0),
     "balanced-accuracy": (0.0, 1.0),
     "macro-f1": (0.0, 1.0),
     "map": (0.0, 1.0),

@@ -11,7 +11,7 @@ from triglyph.errors import RecipeError
 if TYPE_CHECKING:
     from triglyph.bench.table import Table
 
-SHOWN = ("per-section", "patient-pooled", "macro", "pooled")
+SHOWN = ("per-section", "patient-pooled", "macro", "pooled", "per-fold")
 """Aggregations that are printed; `table.md` has all."""
 
 

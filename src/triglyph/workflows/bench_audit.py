@@ -47,7 +47,7 @@ def audited(
     from triglyph.bench.audit.kinds import KINDS
     from triglyph.bench.audit.subject import SubjectInfo, declared
     from triglyph.bench.audit.whole import audit_split
-    from triglyph.bench.zero_shot import Prompts
+    from triglyph.bench.labels.zero_shot import Prompts
     from triglyph.tissue.cohort import Cohort
     from triglyph.workflows.audit import about_encoder, about_run, stored_features
 

@@ -253,9 +253,13 @@ class _Job:
     def run(self, fold: str, *, report: Report) -> list[Result]:
         """The rows of one fold."""
         from triglyph.bench.contracts import Trial
+        from triglyph.bench.hescape.clinical import attach
         from triglyph.bench.suite import evaluate
+        from triglyph.tissue.cohort import Cohort
 
         trial = Trial.of(self.cohort, self.split, fold=fold)
+        if isinstance(self.cohort, Cohort):
+            attach(trial, self.cohort)
         subject = None if self.judged.of_trial is None else self.judged.of_trial(trial)
         if subject is not None:
             trial.levels(subject)  # refuses what was trained on, before anything is computed
@@ -275,10 +279,10 @@ class _Job:
         )
 
     def _protocols(self, trial: Trial) -> list[Protocol]:
-        from triglyph.bench.hest import with_variants
+        from triglyph.bench.hest.protocol import with_variants
+        from triglyph.bench.labels.zero_shot import ZeroShot
         from triglyph.bench.registry import parse_options, protocol
         from triglyph.bench.suite import applicable
-        from triglyph.bench.zero_shot import ZeroShot
 
         options, files = parse_options(self.constants), self._files()
         if self.name != ALL:
@@ -301,7 +305,7 @@ class _Job:
     def _files(self) -> dict[str, Any]:
         """Constants of the protocol that come from files."""
         from triglyph.bench.expression.protocol import read_panel
-        from triglyph.bench.zero_shot import Prompts
+        from triglyph.bench.labels.zero_shot import Prompts
 
         prompts, panel = self.given["prompts"], self.given["panel"]
         return {

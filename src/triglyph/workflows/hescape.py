@@ -357,8 +357,8 @@ class _Bench:
 def _readouts(trial: Trial, features: Literal["embedding", "pooled"]) -> Iterator[Protocol]:
     """What features are judged by, whether they were aligned or not."""
     from triglyph.bench.batch_effect import BatchEffect
-    from triglyph.bench.classes import known_labels
     from triglyph.bench.expression.protocol import Expression
+    from triglyph.bench.labels.classes import known_labels
 
     yield Expression(features=features)
     # Mixing says nothing without labels beside it, and takes two sections.

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from triglyph.bench.audit.case import Case, Sides
 from triglyph.bench.audit.findings import Sheet
-from triglyph.bench.classes import known_labels
+from triglyph.bench.labels.classes import known_labels
 from triglyph.genes.variable import library_size
 from triglyph.metrics.ranking import auroc
 

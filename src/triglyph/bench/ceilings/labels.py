@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.ceilings.subjects import DOMAINS, ceiling_subject
-from triglyph.bench.classes import Scored, known_labels, score_rows
 from triglyph.bench.contracts import Embedder, SectionLike, Trial
+from triglyph.bench.labels.classes import Scored, known_labels, score_rows
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.parts import pooled
 from triglyph.bench.rows import Rows
 from triglyph.bench.truth import TrueDomains, Truths
-from triglyph.bench.zero_shot import ZeroShot
 from triglyph.metrics.result import Result
 
 Floats = NDArray[np.float64]

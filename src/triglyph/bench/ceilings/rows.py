@@ -9,10 +9,10 @@ from triglyph.bench.ceilings.subjects import CONTENT, DOMAINS, ceiling_subject
 from triglyph.bench.ceilings.text import text_retrieval
 from triglyph.bench.contracts import Embedder, Trial
 from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.truth import TrueDomains, Truths
-from triglyph.bench.zero_shot import ZeroShot
 from triglyph.metrics.result import Result
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import Labelled, LabelProtocol, per_section_rows
+from triglyph.bench.labels.labelled import Labelled, LabelProtocol, per_section_rows
 from triglyph.bench.protocol import PER_SECTION, ProtocolCard
 from triglyph.bench.rows import Measure, Rows
 from triglyph.metrics.clusters import (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import Labelled, LabelProtocol, per_section_rows
+from triglyph.bench.labels.labelled import Labelled, LabelProtocol, per_section_rows
 from triglyph.bench.protocol import PER_SECTION, ProtocolCard
 from triglyph.bench.rows import Measure, Rows, mean_or_nan
 from triglyph.errors import ContractError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import BALANCED_ACCURACY, MACRO_F1, LabelProtocol, per_section_rows
+from triglyph.bench.labels.labelled import BALANCED_ACCURACY, MACRO_F1, LabelProtocol, per_section_rows
 from triglyph.bench.protocol import PER_SECTION, ProtocolCard
 from triglyph.bench.rows import Rows
 from triglyph.metrics.result import Result

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from triglyph.bench.classes import Scored, known_labels, score_rows
 from triglyph.bench.contracts import SectionLike, Subject, Trial
+from triglyph.bench.labels.classes import Scored, known_labels, score_rows
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError, RecipeError

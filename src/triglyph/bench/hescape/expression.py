@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from triglyph.bench.contracts import Array, Embedder, Subject, Trial
 from triglyph.bench.features import Features
-from triglyph.bench.hest import HestBenchmark, Pca
+from triglyph.bench.hest.protocol import HestBenchmark, Pca
 from triglyph.bench.protocol import ProtocolCard
 from triglyph.errors import ContractError
 from triglyph.metrics.result import Result

@@ -1,8 +1,8 @@
 """`hescape-mutation`: a label of the patient, such as a mutation, from the tiles of all their sections.
 
-A patient is one bag: gated attention over their tiles (`triglyph.bench.attention_mil`), fitted on training patients
-for a fixed number of steps, so that nothing is chosen on the test fold. Log odds are averaged over `n_seeds` fits:
-seeds are no replicates.
+A patient is one bag: gated attention over their tiles (`triglyph.bench.hescape.attention_mil`), fitted on training
+patients for a fixed number of steps, so that nothing is chosen on the test fold. Log odds are averaged over `n_seeds`
+fits: seeds are no replicates.
 
 An AUROC ranks the test patients of one fold by one fit. Scores of different folds come from different fits, whose
 offsets and slopes differ, and are never ranked together: a split of several folds has one AUROC a fold, to be averaged
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import expit
 
-from triglyph.bench.clinical import patient_values
 from triglyph.bench.contracts import Embedder, SectionLike, Subject, Trial
 from triglyph.bench.features import Constant
+from triglyph.bench.hescape.clinical import patient_values
 from triglyph.bench.protocol import Protocol, ProtocolCard
 from triglyph.bench.rows import LEVELS, PATIENT, Rows
 from triglyph.errors import ContractError, SplitError
@@ -202,7 +202,7 @@ class HescapeMutation(Protocol):
     def _attention(
         self, train: Mapping[str, Floats], truth: Mapping[str, bool], test: Mapping[str, Floats]
     ) -> dict[str, float]:
-        from triglyph.bench.attention_mil import MilConfig, fit, log_odds
+        from triglyph.bench.hescape.attention_mil import MilConfig, fit, log_odds
 
         how = MilConfig(
             attention_dim=self.attention_dim,

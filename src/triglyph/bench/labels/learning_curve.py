@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import BALANCED_ACCURACY, MACRO_F1, Sides, per_section_rows
-from triglyph.bench.linear_probe import ProbeProtocol
-from triglyph.bench.probes import Probe
+from triglyph.bench.labels.labelled import BALANCED_ACCURACY, MACRO_F1, Sides, per_section_rows
+from triglyph.bench.labels.linear_probe import ProbeProtocol
+from triglyph.bench.labels.probes import Probe
 from triglyph.bench.protocol import PER_SECTION, ProtocolCard
 from triglyph.bench.rows import Measure, Rows, mean_or_nan
 from triglyph.errors import ContractError

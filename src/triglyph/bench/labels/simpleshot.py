@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from triglyph.bench.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, score_rows
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import (
+from triglyph.bench.labels.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, score_rows
+from triglyph.bench.labels.labelled import (
     BALANCED_ACCURACY,
     MACRO_F1,
     Labelled,

@@ -6,7 +6,7 @@ classes are asked for is read off the labels of the test sections, since those d
 
 AUROC ranks locations for one class at a time. Choosing one class for a location compares scores across classes, which
 is much harder: macro F1 of the highest score is given raw, where nothing is fitted, and after a calibration of each
-class on training locations (see `triglyph.bench.calibration`).
+class on training locations (see `triglyph.bench.labels.calibration`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from triglyph.bench.calibration import Calibration, fit_calibration
-from triglyph.bench.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, known_labels, score_rows
 from triglyph.bench.contracts import SectionLike, Subject, Trial
-from triglyph.bench.labelled import GROUP_AUROC, Groups, Labelled, check_groups, class_measures, group_rows
+from triglyph.bench.labels.calibration import Calibration, fit_calibration
+from triglyph.bench.labels.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, known_labels, score_rows
+from triglyph.bench.labels.labelled import GROUP_AUROC, Groups, Labelled, check_groups, class_measures, group_rows
 from triglyph.bench.protocol import Protocol, ProtocolCard
 from triglyph.bench.rows import Measure, Rows
 from triglyph.cards import Frozen

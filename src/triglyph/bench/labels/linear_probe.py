@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from triglyph.bench.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, score_rows
 from triglyph.bench.contracts import Subject, Trial
-from triglyph.bench.labelled import (
+from triglyph.bench.labels.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, score_rows
+from triglyph.bench.labels.labelled import (
     BALANCED_ACCURACY,
     GROUP_AUROC,
     MACRO_F1,
@@ -22,7 +22,7 @@ from triglyph.bench.labelled import (
     group_rows,
     per_section_rows,
 )
-from triglyph.bench.probes import FORMS, Probe, Variant, fit_probe
+from triglyph.bench.labels.probes import FORMS, Probe, Variant, fit_probe
 from triglyph.bench.protocol import ProtocolCard
 from triglyph.bench.rows import Rows
 from triglyph.metrics.result import Result
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class ProbeProtocol(LabelProtocol):
-    """A protocol that fits linear probes, in one of the field's forms (see `triglyph.bench.probes`)."""
+    """A protocol that fits linear probes, in one of the field's forms (see `triglyph.bench.labels.probes`)."""
 
     variant: Variant = "default"
     c: float | None = Field(default=None, gt=0)

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from triglyph.bench.contracts import SectionLike, Subject, Trial
-from triglyph.bench.exact_pca import fit_pca_ridge
 from triglyph.bench.genes import common_genes
-from triglyph.bench.hest_genes import log1p_counts, read_genes, variable_genes
-from triglyph.bench.hest_rows import AGGREGATIONS, METRICS, RELEASE, Scored, expression_rows
+from triglyph.bench.hest.exact_pca import fit_pca_ridge
+from triglyph.bench.hest.genes import log1p_counts, read_genes, variable_genes
+from triglyph.bench.hest.rows import AGGREGATIONS, METRICS, RELEASE, Scored, expression_rows
 from triglyph.bench.parts import whole_of
 from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
 from triglyph.bench.rows import Rows, mean_or_nan
