@@ -203,7 +203,20 @@ def test_effects_are_differences_of_patients_with_seeds_averaged_inside() -> Non
     assert one.paired.difference == pytest.approx(-0.05)
     assert (one.paired.wins, one.paired.losses, one.paired.verdict) == (0, 8, "worse")
     assert one.adapted is None
+    assert one.control is None
     assert f"| {CELL} | " in markdown([one])
+
+
+def test_what_training_adds_is_told_from_what_the_head_does_by_itself() -> None:
+    before = [[0.2 + 0.01 * p] for p in range(8)]
+    drawn = "cnn (frozen) + untrained head"
+    found = rows({"cnn": before, CELL: [[x - 0.02] for (x,) in before], drawn: [[x - 0.03] for (x,) in before]})
+    cell, control = read_effects({"tissue": found}, {CELL: "cnn", drawn: "cnn"})
+    assert cell.paired.difference == pytest.approx(-0.02)
+    assert cell.control is not None
+    assert cell.control.difference == pytest.approx(0.01)
+    assert control.control is None
+    assert control.paired.difference == pytest.approx(-0.03)
 
 
 def test_the_change_with_batch_effect_is_tested_on_the_same_patients() -> None:

@@ -21,7 +21,9 @@ from slices import Floats, Slice, common_genes, neighbour_mean, people_folds, ro
 from triglyph.errors import GeneError
 from triglyph.metrics.bootstrap import nan_mean
 from triglyph.metrics.correlation import mean_defined, spearman
+from triglyph.metrics.expression import without_depth
 from triglyph.metrics.result import Result
+from triglyph.metrics.thinning import noise_free_correlation, split_counts
 
 FILLER = re.compile(r"SIM\d+")
 """Simulated genes without a name in biology."""
@@ -231,14 +233,6 @@ def composition(counts: Floats, totals: Floats) -> Floats:
     return np.log1p(counts / np.maximum(totals, 1.0)[:, None] * 1e4)
 
 
-def without_depth(predicted: Floats, totals: Floats) -> Floats:
-    """What is left of each column after a line through log depth."""
-    line = np.stack([np.ones(len(totals)), np.log1p(totals)], axis=1)
-    left = predicted - line @ np.linalg.lstsq(line, predicted, rcond=None)[0]
-    # Rounding is no signal: a column that is a line through log depth has no ranks.
-    return np.where(left.std(axis=0) > 1e-9 * np.abs(predicted).max(axis=0), left, 0.0)
-
-
 def thinning_ceiling(s: Slice, targets: Sequence[str], *, seed: int = 0, draws: int = 4) -> dict[str, float]:
     """Two readings of how well the counts of a section know themselves, by splitting each count in two at random.
 
@@ -257,13 +251,11 @@ def thinning_ceiling(s: Slice, targets: Sequence[str], *, seed: int = 0, draws: 
     whole = composition(s.counts[:, columns].toarray(), s.totals)
     halves, half = [], []
     for _ in range(draws):
-        one = s.counts.copy()
-        one.data = rng.binomial(s.counts.data.astype(np.int64), 0.5).astype(np.float64)
-        (a, depth), (b, _) = (_halved(part, columns) for part in (one, s.counts - one))
+        (a, depth), (b, _) = (_halved(part, columns) for part in split_counts(s.counts, rng))
         halves.append(spearman(without_depth(a, depth), b))
         half.append(mean_defined(spearman(without_depth(a, s.totals), whole)).value)
-    r = np.clip(nan_mean(halves, axis=0), 0.0, 1.0)  # averaged first: the root would lift what is noise about 0
-    return {CEILING: mean_defined(np.sqrt(2 * r / (1 + r))).value, HALF: float(np.mean(half))}
+    r = noise_free_correlation(nan_mean(halves, axis=0))  # averaged first: the root would lift what is noise about 0
+    return {CEILING: mean_defined(r).value, HALF: float(np.mean(half))}
 
 
 def _halved(counts: sp.csr_matrix, columns: Sequence[int]) -> tuple[Floats, Floats]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.spatial import cKDTree
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 from slices import Floats, Slice, common_genes, people_folds, row
 
+from triglyph.bench.expression.placing import place
 from triglyph.metrics.correlation import mean_defined, pearson
 from triglyph.metrics.expression import most_variable
 from triglyph.metrics.result import Result
@@ -53,41 +53,10 @@ def position(train: Sequence[Slice], targets: Sequence[Floats], test: Slice, *, 
     return np.asarray(near.predict(test.xy_um))
 
 
-def aligned(moving: Slice, fixed: Slice, *, angles: int = 36, shifts: int = 3) -> Floats:
-    """(n, 2) centres of `moving` in the frame of `fixed`: the turn, flip and shift with the most alike stain.
-
-    Expression is not looked at. The middles are laid onto each other, then every turn of a grid is tried with small
-    shifts; the best one is refined twice at a tenth of the step.
-    """
-    about = moving.xy_um - moving.xy_um.mean(axis=0)
-    middle = fixed.xy_um.mean(axis=0)
-    tree, pitch = cKDTree(fixed.xy_um), _pitch(fixed.xy_um)
-    a, b = scaled(moving)[:, [0, 1, 6]], scaled(fixed)[:, [0, 1, 6]]
-
-    def moved(turn: float, flip: float, dx: float, dy: float) -> Floats:
-        c, s = np.cos(turn), np.sin(turn)
-        return (about * [flip, 1.0]) @ np.array([[c, s], [-s, c]]) + middle + [dx, dy]
-
-    def fit(parameters: tuple[float, float, float, float]) -> float:
-        distance, index = tree.query(moved(*parameters))
-        on = distance < pitch
-        overlap = on.mean()
-        if overlap < 0.5:
-            return -1.0
-        return float(mean_defined(pearson(a[on], b[index[on]])).value * overlap)
-
-    step = 2 * np.pi / angles
-    grid = np.arange(-shifts, shifts + 1) * 2 * pitch
-    best = max(itertools.product(np.arange(angles) * step, (1.0, -1.0), grid, grid), key=fit)
-    for fine in (0.3, 0.1):
-        turns = best[0] + np.arange(-3, 4) * step * fine
-        xs, ys = (best[i] + np.arange(-3, 4) * 2 * pitch * fine for i in (2, 3))
-        best = max(itertools.product(turns, (best[1],), xs, ys), key=fit)
-    return moved(*best)
-
-
-def _pitch(xy: Floats) -> float:
-    return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
+def aligned(moving: Slice, fixed: Slice) -> Floats:
+    """(n, 2) centres of `moving` in the frame of `fixed`, laid onto it by their stain."""
+    stain = [scaled(s)[:, [0, 1, 6]] for s in (moving, fixed)]
+    return place(moving.xy_um, stain[0], onto_um=fixed.xy_um, onto_stain=stain[1])
 
 
 BASELINES: dict[str, Predict] = {"haematoxylin mean": haematoxylin, "stain and texture": stain_texture}

@@ -24,7 +24,7 @@ from triglyph.storage import atomic_file
 Floats = NDArray[np.float64]
 METRIC = "pearson"
 MIXING, BIOLOGY, RECALL = "batch-predictability", "label-knn@20", "recall@10"
-_ADAPTED = ": adapted features"
+_ADAPTED, _CONTROL = ": adapted features", " (frozen) + untrained head"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Effect:
     paired: Paired
     adapted: Paired | None
     """The adapted encoder's own features less the unadapted ones; None where nothing was adapted."""
+    control: Paired | None
+    """Aligned less the untrained head on the frozen encoder: what training the head adds; None without that control."""
     aside: Mapping[str, float]
     """Other means: recall and its chance, mixing and labels before and after."""
 
@@ -64,6 +66,7 @@ def read_effects(rows: Mapping[str, Sequence[Result]], cells: Mapping[str, str])
         of_cohort: list[Effect] = []
         for cell, image in cells.items():
             before, after, inner = (_by_patient(found, name) for name in (image, cell, cell + _ADAPTED))
+            drawn = {} if cell == image + _CONTROL else _by_patient(found, image + _CONTROL)
             patients = tuple(sorted({*before} & {*after}))
             x, y = _matrix(after, patients), _matrix(before, patients)
             aside = {
@@ -85,6 +88,7 @@ def read_effects(rows: Mapping[str, Sequence[Result]], cells: Mapping[str, str])
                     x.mean(axis=1) - y.mean(axis=1),
                     compare(x, y, names=("aligned", "unimodal")),
                     compare(_matrix(inner, patients), y, names=("adapted", "unimodal")) if inner else None,
+                    compare(x, _matrix(drawn, patients), names=("aligned", "untrained head")) if drawn else None,
                     aside,
                 )
             )
@@ -117,12 +121,13 @@ def write_effects(effects: Sequence[Effect], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     aside = list(effects[0].aside) if effects else []
     header = ["cohort", "cell", "patients", "unimodal", "aligned", "difference", "low", "high", "wins", "p"]
-    writer.writerow([*header, "p_holm", "verdict", "adapted_difference", "adapted_low", "adapted_high", *aside])
+    extra = [f"{name}_{part}" for name in ("adapted", "less_control") for part in ("difference", "low", "high")]
+    writer.writerow([*header, "p_holm", "verdict", *extra, *aside])
     for e in effects:
         p = e.paired
         numbers = [p.n_patients, p.mean_b, p.mean_a, p.difference, *_ends(p), p.wins, p.p_flips, p.p_adjusted]
-        inner = ["", "", ""] if e.adapted is None else [e.adapted.difference, *_ends(e.adapted)]
-        writer.writerow([e.cohort, e.cell, *numbers, p.verdict, *inner, *(e.aside[k] for k in aside)])
+        more = [x for q in (e.adapted, e.control) for x in (["", "", ""] if q is None else [q.difference, *_ends(q)])]
+        writer.writerow([e.cohort, e.cell, *numbers, p.verdict, *more, *(e.aside[k] for k in aside)])
     with atomic_file(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
 
@@ -138,17 +143,17 @@ def markdown(effects: Sequence[Effect]) -> str:
             f"Pearson over held-out patients ({here[0].paired.n_patients}), mean of genes; p after Holm's correction "
             f"over {here[0].paired.family}. recall@10 from image to expression, chance {chance['recall chance']:.3f}. "
             f"Batch: how often most neighbours are of the own section, chance {chance['batch chance']:.3f}. Labels: "
-            "balanced accuracy of 20 neighbours among other patients.",
+            "balanced accuracy of 20 neighbours among other patients. Control: the same head, untrained.",
             "",
-            "| cell | unimodal | aligned | difference | better in | p | recall@10 | batch, before, after "
-            "| labels, before, after |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| cell | unimodal | aligned | difference | better in | p | less control | recall@10 "
+            "| batch, before, after | labels, before, after |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for e in here:
             p, a = e.paired, e.aside
             lines.append(
                 f"| {e.cell} | {p.mean_b:.3f} | {p.mean_a:.3f} | {_difference(p)} | {p.wins} of {p.n_patients} "
-                f"| {p.p_adjusted:.2g} | {a['recall']:.3f} "
+                f"| {p.p_adjusted:.2g} | {_difference(e.control) if e.control else ''} | {'' if np.isnan(a['recall']) else format(a['recall'], '.3f')} "
                 f"| {a[f'{MIXING}, unimodal']:.2f}, {a[f'{MIXING}, aligned']:.2f} "
                 f"| {a[f'{BIOLOGY}, unimodal']:.2f}, {a[f'{BIOLOGY}, aligned']:.2f} |"
             )
@@ -156,7 +161,7 @@ def markdown(effects: Sequence[Effect]) -> str:
                 q = e.adapted
                 lines.append(
                     f"| its encoder, adapted | {q.mean_b:.3f} | {q.mean_a:.3f} | {_difference(q)} "
-                    f"| {q.wins} of {q.n_patients} | | | | |"
+                    f"| {q.wins} of {q.n_patients} | | | | | |"
                 )
         lines.append("")
     if moved := changes(effects):
@@ -184,19 +189,22 @@ def _ends(p: Paired) -> tuple[float, float]:
 
 
 def figure(effects: Sequence[Effect]) -> bytes:
-    """Effects over cohorts, a panel for each image encoder and tuning; below it, how far sections lie apart."""
+    """Over cohorts, a column for each image encoder and tuning: how well expression is predicted, the effect patient by
+    patient, and how far sections lie apart."""
     panels = list(dict.fromkeys(_panel(e.cell) for e in effects))
     ways = list(dict.fromkeys(_way(e.cell) for e in effects))
     cohorts = list(dict.fromkeys(e.cohort for e in effects))
     groups = {e.cohort: e.group for e in effects}
     # A gap between groups.
     at = {c: i + 0.6 * list(dict.fromkeys(groups.values())).index(groups[c]) for i, c in enumerate(cohorts)}
-    shade = {way: PALETTE[i % len(PALETTE)] for i, way in enumerate(ways)}
+    # The control last, and grey.
+    ways.sort(key=_CONTROL.endswith)
+    shade = {way: MUTED if _CONTROL.endswith(way) else PALETTE[i % len(PALETTE)] for i, way in enumerate(ways)}
     with styled():
-        drawn = new_figure(max(7.0, 3.1 * len(panels) + 0.8), 5.6)
-        grid = drawn.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[1.7, 1.0])
+        drawn = new_figure(max(7.0, 3.1 * len(panels) + 0.8), 7.0)
+        grid = drawn.subplots(3, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[1.0, 1.7, 1.0])
         for column, panel in enumerate(panels):
-            top, low = grid[:, column]
+            high, top, low = grid[:, column]
             top.axhline(0, color=INK, linewidth=0.8)
             for i, way in enumerate(ways):
                 shift = (i - (len(ways) - 1) / 2) * 0.8 / max(len(ways), 2)
@@ -212,22 +220,33 @@ def figure(effects: Sequence[Effect]) -> bytes:
                     x_of = [at[e.cohort] + shift for e in of]
                     top.plot(x_of, [e.paired.difference for e in of], "o-", color=shade[way], markersize=4.5,
                              linewidth=1.0, zorder=4, label=way if group == line[0].group else None)  # fmt: skip
-                    low.plot(x_of, [e.aside[f"{MIXING}, aligned"] for e in of], "o-", color=shade[way], markersize=4,
-                             linewidth=1.0)  # fmt: skip
+                    for axes, values in (
+                        (high, [e.paired.mean_a for e in of]),
+                        (low, [e.aside[f"{MIXING}, aligned"] for e in of]),
+                    ):
+                        axes.plot(
+                            [at[e.cohort] for e in of], values, "o-", color=shade[way], markersize=4, linewidth=1.0
+                        )
             mine = [e for e in effects if _panel(e.cell) == panel and _way(e.cell) == ways[0]]
             for group in dict.fromkeys(e.group for e in mine):
                 of = [e for e in mine if e.group == group]
-                low.plot([at[e.cohort] for e in of], [e.aside[f"{MIXING}, unimodal"] for e in of], "s--", color=INK,
-                         markersize=4, linewidth=1.0, label="unimodal" if group == mine[0].group else None)  # fmt: skip
+                for axes, values in (
+                    (high, [e.paired.mean_b for e in of]),
+                    (low, [e.aside[f"{MIXING}, unimodal"] for e in of]),
+                ):
+                    axes.plot([at[e.cohort] for e in of], values, "s--", color=INK, markersize=4, linewidth=1.0,
+                              label="unimodal" if group == mine[0].group else None)  # fmt: skip
             low.axhline(mine[0].aside["batch chance"], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
-            top.set_title(panel)
+            high.set_title(panel)
             low.set_xticks([at[c] for c in cohorts], cohorts, rotation=35, ha="right")
-        grid[0, 0].set_ylabel("Pearson of predicted expression,\naligned less unimodal")
-        grid[1, 0].set_ylabel("own section among\nneighbours")
-        grid[1, 0].set_ylim(bottom=0)
-        grid[1, 0].legend(loc="lower right")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside upper center", ncols=max(1, len(ways)))
+        grid[0, 0].set_ylabel("Pearson of predicted\nexpression")
+        grid[1, 0].set_ylabel("aligned less unimodal,\npatient by patient")
+        grid[2, 0].set_ylabel("own section among\nneighbours")
+        for row in (0, 2):
+            grid[row, 0].set_ylim(bottom=0)
+        said = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
+        said |= dict(zip(*reversed(grid[1, 0].get_legend_handles_labels()), strict=True))
+        drawn.legend(said.values(), said.keys(), loc="outside upper center", ncols=3)
         return png(drawn, dpi=150)
 
 
