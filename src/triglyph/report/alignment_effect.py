@@ -153,7 +153,7 @@ def markdown(effects: Sequence[Effect]) -> str:
             p, a = e.paired, e.aside
             lines.append(
                 f"| {e.cell} | {p.mean_b:.3f} | {p.mean_a:.3f} | {_difference(p)} | {p.wins} of {p.n_patients} "
-                f"| {p.p_adjusted:.2g} | {_difference(e.control) if e.control else ''} | {'' if np.isnan(a['recall']) else format(a['recall'], '.3f')} "
+                f"| {p.p_adjusted:.2g} | {_difference(e.control) if e.control else ''} | {_number(a['recall'])} "
                 f"| {a[f'{MIXING}, unimodal']:.2f}, {a[f'{MIXING}, aligned']:.2f} "
                 f"| {a[f'{BIOLOGY}, unimodal']:.2f}, {a[f'{BIOLOGY}, aligned']:.2f} |"
             )
@@ -174,6 +174,10 @@ def markdown(effects: Sequence[Effect]) -> str:
         lines += [f"| {p.b} to {p.a} | {cell} | {_difference(p)} | {p.p_adjusted:.2g} |" for _, cell, p in moved]
         lines.append("")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}"
 
 
 def _difference(p: Paired) -> str:
@@ -218,7 +222,7 @@ def figure(effects: Sequence[Effect]) -> bytes:
                 for group in dict.fromkeys(e.group for e in line):
                     of = [e for e in line if e.group == group]
                     x_of = [at[e.cohort] + shift for e in of]
-                    top.plot(x_of, [e.paired.difference for e in of], "o-", color=shade[way], markersize=4.5,
+                    top.plot(x_of, [e.paired.difference for e in of], "o", color=shade[way], markersize=4.5,
                              linewidth=1.0, zorder=4, label=way if group == line[0].group else None)  # fmt: skip
                     for axes, values in (
                         (high, [e.paired.mean_a for e in of]),
