@@ -107,7 +107,7 @@ def test_features_that_say_nothing_get_the_commonest_class_whatever_the_order():
 def test_blocks_of_queries_change_nothing(monkeypatch):
     made = trial(test=1)
     whole = NearestNeighbours().run(SUBJECT, made)
-    monkeypatch.setattr("triglyph.bench.knn._BLOCK_BYTES", 8 * 400 * 7)
+    monkeypatch.setattr("triglyph.bench.labels.knn._BLOCK_BYTES", 8 * 400 * 7)
     assert NearestNeighbours().run(SUBJECT, made) == whole
 
 

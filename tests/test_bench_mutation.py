@@ -170,7 +170,8 @@ def test_features_that_say_nothing_give_the_prevalence_of_training():
 
 
 def test_the_protocols_are_imported_without_torch():
-    modules = ", ".join(f"triglyph.bench.{m}" for m in ("mutation", "hescape", "hescape_expression", "batch_effect"))
+    names = ("hescape.mutation", "hescape.retrieval", "hescape.expression", "batch_effect")
+    modules = ", ".join(f"triglyph.bench.{name}" for name in names)
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
