@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench_fakes import EMBEDDINGS, FakeModel, FakeSection
+from triglyph.bench.ceilings.rows import ceiling_rows
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.targets import Targets
 from triglyph.bench.features import Depth, Position
@@ -136,3 +137,25 @@ def test_test_locations_that_do_not_divide_a_section_are_refused(cohort, barcode
     names = [b if isinstance(b, str) else f"b{b}" for b in barcodes]
     with pytest.raises(SplitError, match=said):
         divided(cohort["a1"], names, where="here")
+
+
+def test_ceilings_of_true_domains_are_those_of_the_tested_part(cohort):
+    for section in cohort.values():
+        kinds = np.array([c.split()[0] for c in section.captions])
+        names = sorted(set(kinds))
+        table = section.table
+        table.obsm["truth_domains"] = (kinds[:, None] == np.array(names)[None, :]).astype(float)
+        section.__class__ = type("Known", (FakeSection,), {"table": table})
+    made = Trial.of(cohort, within(cohort, a1=left_half(cohort["a1"]), b1=left_half(cohort["b1"])))
+    rows = ceiling_rows(protocol("linear-probe"), made, FakeModel())
+    assert {r.level for r in rows} == {"within-section"}
+    assert max(r.n for r in rows if r.group == "a1") <= len(made.test[0].rows)
+
+
+def test_two_locations_of_one_name_are_refused(cohort):
+    section = cohort["a1"]
+    table = section.table
+    table.obs_names = ["b0", *table.obs_names[:-1]]
+    section.__class__ = type("Twice", (FakeSection,), {"table": table})
+    with pytest.raises(SplitError, match="have one barcode"):
+        divided(section, ["b0"], where="here")

@@ -168,3 +168,34 @@ def test_a_split_of_ones_own_is_a_file(path, tmp_path):
 def test_what_a_table_cannot_be_asked_is_said(path, tmp_path, changes, error, said):
     with pytest.raises(error, match=said):
         bench_run("expression", cohort=path, out=tmp_path / "run", **{**OPTIONS, **changes})
+
+
+def test_what_an_embedding_was_fitted_on_is_not_known_unless_declared(path, tmp_path):
+    options = {"cohort": path, "set": ["n_genes=5", "n_boot=0"], "baselines": False, **OPTIONS}
+    said = read_results(bench_run("expression", out=tmp_path / "said", fitted_elsewhere=True, **options))
+    rows = read_results(bench_run("expression", out=tmp_path / "run", **options))
+    assert {r.transductive for r in rows} == {("what the embedding was fitted on is not known",)}
+    assert {r.transductive for r in said} == {()}
+
+
+@pytest.mark.parametrize(
+    ("axis", "said"), [("obs_names", "locations with one name"), ("var_names", "genes with one name")]
+)
+def test_names_that_occur_twice_are_refused(tmp_path, axis, said):
+    made = table()
+    names = list(getattr(made, axis))
+    setattr(made, axis, [names[1], *names[1:]])
+    with pytest.raises(ContractError, match=said):
+        PlainCohort(made, tmp_path / "cells.h5ad", patient="who")
+
+
+def test_a_location_without_a_section_is_refused(tmp_path):
+    made = table()
+    made.obs.loc["c3", "slide"] = np.nan
+    with pytest.raises(ContractError, match="have no section"):
+        PlainCohort(made, tmp_path / "cells.h5ad", patient="who", section="slide")
+
+
+def test_the_digest_changes_with_how_the_file_is_read(path):
+    ways = [{}, {"label": "kind"}, {"um_per_unit": 2.0}, {"section": "slide"}]
+    assert len({PlainCohort.read(path, patient="who", **way).digest() for way in ways}) == 4

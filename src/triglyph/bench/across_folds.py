@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from triglyph.bench.null import NULL_HIGH, NULL_MEAN
 from triglyph.metrics.result import Result
 
 FOLDS = "folds"
@@ -24,9 +25,9 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
 
     Rows are of one quantity where they agree in everything but fold, value and sizes: each aggregation, level and
     subject has its own. The new rows have `aggregation` "folds of <theirs>", no fold, `group` "all", and `n` the number
-    of folds; the second one's metric ends in " (std of folds)". Where a fold's value is undefined both are None, since
-    means over different folds are not one quantity. `null` rows are taken refit by refit; what sums refits up within a
-    fold is left out, so call `triglyph.bench.null.summaries` on the result for the null of the means.
+    of folds; the second one's metric ends in " (std of folds)". Where a fold's value is undefined or absent both are
+    None, since means over different folds are not one quantity. `null` rows are taken refit by refit; what sums refits
+    up within a fold is left out, so call `triglyph.bench.null.summaries` on the result for the null of the means.
 
     Parameters
     ----------
@@ -38,8 +39,10 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
     The new rows alone.
     """
     groups: dict[tuple[object, ...], list[Result]] = {}
+    rows = list(rows)
+    folds = {row.fold for row in rows if row.fold}
     for row in rows:
-        summary = row.role == "control" and row.seed is None
+        summary = row.model in (NULL_MEAN, NULL_HIGH)
         if row.fold and row.group == "all" and not summary and not row.aggregation.startswith(FOLDS):
             groups.setdefault(_quantity(row), []).append(row)
     out: list[Result] = []
@@ -47,10 +50,10 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
         if len(of) < 2:
             continue
         values = [row.value for row in of if row.value is not None]
-        if whole := len(values) == len(of):
+        if whole := len(values) == len(folds):
             mean, spread = float(np.mean(values)), float(np.std(values))
         elif values:
-            undefined = ", ".join(row.fold for row in of if row.value is None)
+            undefined = ", ".join(sorted(folds - {row.fold for row in of if row.value is not None}))
             log.warning("%s, %s of %s: undefined in folds %s", of[0].protocol, of[0].metric, of[0].model, undefined)
         chance = [row.chance for row in of if row.chance is not None]
         genes = [row.n_genes for row in of if row.n_genes is not None]

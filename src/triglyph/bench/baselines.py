@@ -52,7 +52,8 @@ def beside(
         return core_baselines(placed=placed)
     if isinstance(protocol, Expression):
         shuffled = [] if subject is None else [_shuffled(protocol, subject)]
-        return [*expression_baselines(trial, stain_texture, placed=placed), *shuffled]
+        others = expression_baselines(trial, stain_texture, placed=placed, modality=protocol.modality)
+        return [*others, *shuffled]
     if isinstance(protocol, HescapeMutation):
         return mutation_baselines(protocol, stain_texture)
     if isinstance(protocol, Retrieval | HescapeRetrieval):
@@ -62,27 +63,29 @@ def beside(
         modality = getattr(protocol, "modality", "image")
         return label_baselines(trial, modality, stain_texture, placed=placed, places=places)
     if protocol.task == "expression":
-        return feature_baselines(stain_texture, placed=placed)
+        return feature_baselines(stain_texture, placed=placed, modality=getattr(protocol, "modality", "image"))
     return []
 
 
-def feature_baselines(stain_texture: Embedder | None, *, placed: bool) -> list[Subject]:
+def feature_baselines(stain_texture: Embedder | None, *, placed: bool, modality: str = "image") -> list[Subject]:
     """Features that protocols of predicted expression read like any encoder's."""
     subjects = [
-        Subject("mean", Constant(), role="baseline"),
-        Subject("library size", Depth(), role="baseline", transductive=DEPTH),
+        Subject("mean", Constant(modality), role="baseline"),
+        Subject("library size", Depth(modality), role="baseline", transductive=DEPTH),
     ]
     if placed:
-        subjects.append(Subject("position", Position(), role="baseline", transductive=PLACES))
-    if stain_texture is not None:
+        subjects.append(Subject("position", Position(modality=modality), role="baseline", transductive=PLACES))
+    if stain_texture is not None and modality == "image":
         subjects.append(Subject("haematoxylin mean", Columns(stain_texture, (0,)), role="baseline"))
         subjects.append(Subject("stain-texture", stain_texture, role="baseline"))
     return subjects
 
 
-def expression_baselines(trial: Trial, stain_texture: Embedder | None, *, placed: bool) -> list[Subject]:
+def expression_baselines(
+    trial: Trial, stain_texture: Embedder | None, *, placed: bool, modality: str = "image"
+) -> list[Subject]:
     """Subjects for `expression`: `feature_baselines`, and position in aligned sections where a block is shared."""
-    subjects = [s for s in feature_baselines(stain_texture, placed=placed) if s.name != "mean"]
+    subjects = [s for s in feature_baselines(stain_texture, placed=placed, modality=modality) if s.name != "mean"]
     subjects.insert(0, Subject("mean", TrainingMean(), role="baseline"))
     blocks = {block_of(s) for s in trial.train} - {""}
     if placed and stain_texture is not None and any(block_of(s) in blocks for s in trial.test):

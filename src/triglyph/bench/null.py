@@ -38,6 +38,7 @@ def null_rows(
     *,
     n_refits: int = MIN_REFITS,
     seed: int = 0,
+    judged: Subject | None = None,
     on_refit: Callable[[int], None] | None = None,
 ) -> list[Result]:
     """Judge refits, and sum them up.
@@ -48,6 +49,8 @@ def null_rows(
         From a seed to a subject refitted on shuffled pairs; see `triglyph.bench.refits.ShuffledRefits`.
     n_refits
         At least 20. Refit i has seed `seed + i`.
+    judged
+        The model whose null this is: a refit has seen whom it has seen.
     on_refit
         Called with i after each refit is judged.
 
@@ -60,7 +63,14 @@ def null_rows(
         raise RecipeError(f"a null of {n_refits} refits has no 95th percentile", mend=f"take {MIN_REFITS} or more")
     out: list[Result] = []
     for i in range(n_refits):
-        subject = Subject(NULL, refit(seed + i), role="control", seed=seed + i)
+        subject = Subject(
+            NULL,
+            refit(seed + i),
+            role="control",
+            seed=seed + i,
+            training_patients=() if judged is None else judged.training_patients,
+            trained_on="" if judged is None else judged.trained_on,
+        )
         for protocol in protocols:
             out += [row for row in protocol.run(subject, trial) if row.group == "all"]
         if on_refit is not None:

@@ -103,6 +103,12 @@ def divided(section: Any, barcodes: Sequence[str], *, where: str, buffer: Sequen
         A barcode is unknown or named twice, or one of the parts is empty.
     """
     at = {str(name): i for i, name in enumerate(section.table.obs_names)}
+    if len(at) < len(section.table.obs_names):
+        raise SplitError(
+            f"two locations of section {section.id} have one barcode, so that nobody knows which is tested",
+            where=where,
+            mend="give every location of the section a name of its own",
+        )
     named = (*barcodes, *buffer)
     unknown = [b for b in named if b not in at]
     if unknown or len(set(named)) < len(named):

@@ -131,4 +131,6 @@ class ShuffledRefits:
             shuffle_pairs=True,
             duplicates=self.duplicates,
         )
-        return Refitted(self.cache, heads, training_sections=[s.id for s in self.trial.train])
+        # Encoders are the model's: what they were trained on, the refit has seen too.
+        seen = dict.fromkeys([*self.cache.trained.training_sections, *(s.id for s in self.trial.train)])
+        return Refitted(self.cache, heads, training_sections=list(seen))

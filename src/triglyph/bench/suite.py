@@ -93,6 +93,7 @@ def evaluate(
             judged,
             n_refits=n_refits,
             seed=seed,
+            judged=subject,
             on_refit=lambda i: say(f"null: refit {min(i + 2, n_refits)} of {n_refits}"),
         )
     return out

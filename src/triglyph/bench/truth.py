@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from triglyph.bench.contracts import Array, Embedder, SectionLike
 from triglyph.bench.features import Features
+from triglyph.bench.parts import cut, whole_of
 from triglyph.errors import ContractError
 
 Floats = NDArray[np.float64]
@@ -81,9 +82,14 @@ class Truths:
     found: dict[str, Truth | None] = field(default_factory=dict)
 
     def __getitem__(self, section: SectionLike) -> Truth | None:
-        if section.id not in self.found:
-            self.found[section.id] = truth_of(section)
-        return self.found[section.id]
+        whole = whole_of(section)  # a tested part has the id of its section
+        if whole.id not in self.found:
+            self.found[whole.id] = truth_of(whole)
+        truth = self.found[whole.id]
+        if truth is None or whole is section:
+            return truth
+        expected, domains = (None if a is None else cut(section, a)[0] for a in (truth.expected, truth.domains))
+        return replace(truth, expected=expected, domains=domains)
 
     def all_expected(self, sections: Sequence[SectionLike]) -> bool:
         """Whether every one of them knows its expected counts."""

@@ -11,6 +11,7 @@ _NEITHER = frozenset(
         "genes-constant",
         "genes-undefined",
         "moran-difference",
+        "probability",
         "queries-without-answer",
         "ties",
         "undefined",

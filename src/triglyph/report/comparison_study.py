@@ -134,6 +134,7 @@ def study(runs: Sequence[Run], *, reference: str | None = None) -> Study:
     RecipeError
         There is no such model, or the first run has no method.
     """
+    runs = _splits_apart(runs)
     named = [replace(run, rows=(*rows, *_over_folds(rows))) for run, rows in zip(runs, _named(runs), strict=True)]
     roles = {row.model: row.role for run in named for row in run.rows if not is_null(row)}
     if reference is None:
@@ -184,6 +185,24 @@ def _of_patient(row: Result) -> bool:
 
 def _mean_of_means(folds: Iterable[Sequence[float]]) -> float:
     return float(np.mean([np.mean(seeds) for seeds in folds]))
+
+
+def _splits_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose split has the name of another's and other content get the digest into the name: another split."""
+    digests: dict[str, set[str]] = {}
+    for run in runs:
+        split = run.manifest.get("split", {})
+        digests.setdefault(split.get("name", ""), set()).add(split.get("digest", ""))
+    out = []
+    for run in runs:
+        split = run.manifest.get("split", {})
+        name, digest = split.get("name", ""), split.get("digest", "")
+        if len(digests[name]) < 2:
+            out.append(run)
+            continue
+        renamed = [r.model_copy(update={"split": f"{name} ({digest[:8]})"}) if r.split == name else r for r in run.rows]
+        out.append(replace(run, rows=tuple(renamed)))
+    return out
 
 
 def _named(runs: Sequence[Run]) -> list[tuple[Result, ...]]:

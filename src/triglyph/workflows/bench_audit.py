@@ -63,7 +63,7 @@ def audited(
         elif embedding is not None:
             subject = about_encoder(stored_features(cohort, embedding)[1], None)
     else:
-        split = cohort.split(name)
+        split = cohort.declared_split(name)
     if fold is not None:
         split.fold(fold)  # refused where there is none
         subject = (subject or SubjectInfo(name=name)).model_copy(update={"split": name, "folds": (fold,)})

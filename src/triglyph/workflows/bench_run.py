@@ -49,6 +49,7 @@ def bench_run(
     label_column: str | None = None,
     counts_layer: str | None = None,
     um_per_unit: float | None = None,
+    fitted_elsewhere: bool = False,
     set: list[str] | None = None,
     allow: list[str] | None = None,
     quiet: bool = False,
@@ -102,6 +103,9 @@ def bench_run(
         Of an `.h5ad`: the layer with raw counts, where `X` has none.
     um_per_unit
         Of an `.h5ad`: µm per unit of `obsm["spatial"]` (1).
+    fitted_elsewhere
+        Of an `.h5ad`: the embedding comes from a model that has seen nothing of this file. Otherwise every row says
+        that what it was fitted on is not known.
     set
         Change a constant of the protocol: `--set n_genes=250`. May be given several times.
     allow
@@ -146,7 +150,7 @@ def bench_run(
         counts_layer=counts_layer,
         um_per_unit=um_per_unit,
     )
-    subject = judged(opened, model, embedding, modality=modality, places=places)
+    subject = judged(opened, model, embedding, modality=modality, places=places, fitted_elsewhere=fitted_elsewhere)
     if subject.of_trial is None and not baselines:
         raise RecipeError("nothing to judge", where="bench run", mend="give --model or --embedding, or keep baselines")
     own = subject.about.get("split") or {}

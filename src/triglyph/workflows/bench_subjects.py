@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from triglyph.tissue.plain import PlainCohort
 
 
+UNKNOWN = "what the embedding was fitted on is not known"
+"""Of a key of `obsm`: most are fitted on all cells of their file, test cells too."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """What is judged on every fold."""
@@ -50,7 +54,13 @@ def open_cohort(path: Path, **plain: Any) -> Cohort | PlainCohort:
 
 
 def judged(
-    cohort: Cohort | PlainCohort, model: Path | None, embedding: str | None, *, modality: str, places: str
+    cohort: Cohort | PlainCohort,
+    model: Path | None,
+    embedding: str | None,
+    *,
+    modality: str,
+    places: str,
+    fitted_elsewhere: bool,
 ) -> Judged:
     """From the options of `bench run`.
 
@@ -75,7 +85,11 @@ def judged(
     if embedding in REPRESENTATIONS:
         fit = partial(REPRESENTATIONS[embedding], places=places, role="method")
         return Judged(fit, {"representation": embedding, "places": places})
-    return _stored(cohort, embedding) if isinstance(cohort, Cohort) else _column(cohort, embedding, modality)
+    return (
+        _stored(cohort, embedding)
+        if isinstance(cohort, Cohort)
+        else _column(cohort, embedding, modality, fitted_elsewhere=fitted_elsewhere)
+    )
 
 
 def _model(path: Path) -> Judged:
@@ -128,7 +142,7 @@ def _stored(cohort: Cohort, wanted: str) -> Judged:
     return Judged(lambda _: subject, {"embedding": name, "fingerprint": fingerprint, "modality": modality})
 
 
-def _column(cohort: PlainCohort, key: str, modality: str) -> Judged:
+def _column(cohort: PlainCohort, key: str, modality: str, *, fitted_elsewhere: bool) -> Judged:
     """A key of `obsm`."""
     from triglyph.bench.contracts import Subject
     from triglyph.bench.features import ObsmFeatures
@@ -137,5 +151,5 @@ def _column(cohort: PlainCohort, key: str, modality: str) -> Judged:
         raise ContractError(
             f"obsm has no {key!r}", where=cohort.path, mend=f"there are {', '.join(cohort.table.obsm) or 'none'}"
         )
-    subject = Subject(key, ObsmFeatures(key, modality))
+    subject = Subject(key, ObsmFeatures(key, modality), transductive=(UNKNOWN,) if not fitted_elsewhere else ())
     return Judged(lambda _: subject, {"embedding": key, "obsm": key, "modality": modality})

@@ -38,7 +38,7 @@ def zero_shot_ceiling(protocol: ZeroShot, trial: Trial, truths: Truths, source: 
             known = np.flatnonzero(pooled(source, section, target)[1] & (labels[section.id] != ""))
             if not len(known):
                 continue
-            features, shares = domains.features(section)[0][known], truths.domains(section)[0][known]
+            features, shares = pooled(domains, section, domains.modality)[0][known], truths.domains(section)[0][known]
             score = [posterior[c](features) if c in posterior else shares[:, names.index(c)] for c in classes]
             truth = labels[section.id][known][:, None] == np.array(classes)[None, :]
             scored.append(Scored(section, known, np.stack(score, axis=1), truth))
@@ -54,7 +54,7 @@ def _posterior(
     from sklearn.linear_model import LogisticRegression
 
     known = {s.id: np.flatnonzero(labels[s.id] != "") for s in train}
-    x = [source.features(s)[0][known[s.id]] for s in train if len(known[s.id])]
+    x = [pooled(source, s, source.modality)[0][known[s.id]] for s in train if len(known[s.id])]
     y = [labels[s.id][known[s.id]] for s in train if len(known[s.id])]
     if not x or len(np.unique(np.concatenate(y))) < 2:
         return {}

@@ -108,6 +108,7 @@ def score_section(
     varies = np.ptp(truth, axis=0) > 0 if n else np.zeros(genes, dtype=bool)
     r = _scored(pearson(guess, truth), varies)
     draws = drawn.pearson(guess, truth)
+    draws[:, varies & (r == 0)] = 0.0  # as the value: a constant prediction counts 0
     ceiling = mean_defined(np.where(varies, ceilings.of(section, kept)["pearson"], np.nan)).value
     error = mean_squared_error(guess, truth)
     smooth = _smoothness(section.centres_um[kept], guess, truth)
@@ -170,7 +171,9 @@ def patient_measures(
         n_boot=rows.n_boot,
         seed=[rows.protocol.seed, zlib.crc32(sections[0].patient.encode())],
     )
-    r = mean_defined(_scored(pearson(guess, truth), varies))
+    scored = _scored(pearson(guess, truth), varies)
+    r, draws = mean_defined(scored), drawn.pearson(guess, truth)
+    draws[:, varies & (scored == 0)] = 0.0
     error = mean_squared_error(guess, truth)
     return {
         "pearson": Measure(
@@ -178,7 +181,7 @@ def patient_measures(
             n=n,
             n_genes=r.n,
             chance=0.0,
-            draws=nan_mean(drawn.pearson(guess, truth), axis=1),
+            draws=nan_mean(draws, axis=1),
             n_blocks=drawn.n_units,
         ),
         "spearman": _mean(_scored(spearman(guess, truth), varies), n, chance=0.0),

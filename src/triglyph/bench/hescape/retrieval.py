@@ -12,6 +12,7 @@ Embeddings are compared by cosine. The release compares them by their dot produc
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -142,7 +143,7 @@ class HescapeRetrieval(Protocol):
             np.concatenate([spatial_blocks(p.section.centres_um, side_um=self.block_um)[p.rows] for p in pairs]),
             strata=np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(pairs)]),
             n_boot=rows.n_boot,
-            seed=self.seed,
+            seed=[self.seed, zlib.crc32(pairs[0].section.patient.encode())],  # patients are drawn independently
         )
 
     def _batched(self, rows: Rows, pairs: _Pairs, direction: str) -> dict[str, Measure]:
