@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from triglyph.bench.across_folds import SPREAD, across_folds
+from triglyph.bench.across_folds import SPREAD, across_folds, over_patients
 from triglyph.bench.null import NULL, NULL_HIGH
 from triglyph.metrics.result import Result
 
@@ -62,3 +62,27 @@ def test_refits_of_a_null_are_averaged_each_by_itself_and_their_summaries_are_no
         rows += folds_of(0.1 + seed, 0.3 + seed, model=NULL, role="control", seed=seed)
     rows += folds_of(9.0, 9.0, model=NULL_HIGH, role="control")
     assert [r.value for r in across_folds(rows) if SPREAD not in r.metric] == [pytest.approx(0.2), pytest.approx(1.2)]
+
+
+def of_patient(fold, patient, value):
+    return folds_of(value, aggregation="per-patient", group=patient)[0].model_copy(update={"fold": fold})
+
+
+def test_patients_of_all_folds_are_averaged_with_an_interval_over_them():
+    rows = [of_patient(str(i), f"P{i}", v) for i, v in enumerate((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))]
+    found = over_patients(rows)
+    assert [(r.aggregation, r.group, r.fold) for r in found] == [("patients of all folds", "all", "")]
+    assert found[0].value == pytest.approx(0.35)
+    assert (found[0].ci_unit, found[0].n_units) == ("patient", 6)
+    # Student's t of six values with this standard error
+    reach = 2.5706 * np.std([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], ddof=1) / np.sqrt(6)
+    assert found[0].ci_high - 0.35 == pytest.approx(reach, rel=0.1)
+
+
+def test_a_patient_of_several_folds_counts_once_and_few_patients_have_no_interval():
+    rows = [of_patient(f, g, v) for f, g, v in (("0", "A", 0.2), ("1", "A", 0.4), ("1", "B", 0.9))]
+    found = over_patients(rows)
+    assert found[0].value == pytest.approx((0.3 + 0.9) / 2)
+    assert found[0].n_units == 2
+    assert found[0].ci_low is None
+    assert over_patients([r for r in rows if r.fold == "1"]) == []

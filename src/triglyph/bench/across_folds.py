@@ -12,10 +12,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from triglyph.bench.null import NULL_HIGH, NULL_MEAN
+from triglyph.metrics.bootstrap import MIN_PATIENTS, N_BOOT, Resamples, interval
+from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.result import Result
 
 FOLDS = "folds"
 SPREAD = " (std of folds)"
+OVER_PATIENTS = "patients of all folds"
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,63 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
         metric = of[0].metric + SPREAD
         out.append(
             of[0].model_copy(update={**shared, "metric": metric, "value": spread if whole else None, "chance": None})
+        )
+    return out
+
+
+def over_patients(rows: Iterable[Result], *, n_boot: int = N_BOOT, seed: int = 0) -> list[Result]:
+    """The mean over the patients of all folds, with an interval over patients where there are enough of them.
+
+    Patients are the unit, and leaving one out tests each of them once: their values, unlike folds, are replicates. One
+    row for every quantity that patients of two folds or more have, `aggregation` "patients of all folds"; a patient
+    whom several folds test has the mean of these.
+
+    Parameters
+    ----------
+    rows
+        Of all folds of one run.
+    """
+    groups: dict[tuple[object, ...], list[Result]] = {}
+    for row in rows:
+        if row.fold and row.aggregation == "per-patient" and row.group != "all" and row.value is not None:
+            groups.setdefault(_quantity(row), []).append(row)
+    out = []
+    for of in groups.values():
+        if len({row.fold for row in of}) < 2:
+            continue
+        values: dict[str, list[float]] = {}
+        for row in of:
+            values.setdefault(row.group, []).append(float(row.value or 0.0))
+        x = np.array([np.mean(v) for v in values.values()])
+        value = float(x.mean())
+        ci = None
+        if len(x) >= MIN_PATIENTS and of[0].role != "control":
+            draws = Resamples(np.array(list(values)), n_boot=n_boot, seed=seed).mean(x)[:, 0]
+            ci = interval(
+                draws,
+                value=value,
+                unit="patient",
+                n_units=len(x),
+                min_units=MIN_PATIENTS,
+                bounds=bounds_of(of[0].metric),
+            )
+        chance = [row.chance for row in of if row.chance is not None]
+        out.append(
+            of[0].model_copy(
+                update={
+                    "fold": "",
+                    "group": "all",
+                    "aggregation": OVER_PATIENTS,
+                    "value": value,
+                    "transductive": tuple(dict.fromkeys(note for row in of for note in row.transductive)),
+                    "ci_low": ci.low if ci else None,
+                    "ci_high": ci.high if ci else None,
+                    "ci_unit": ci.unit if ci else "",
+                    "n_units": len(x),
+                    "n": sum(row.n or 0 for row in of),
+                    "chance": float(np.mean(chance)) if chance else None,
+                }
+            )
         )
     return out
 

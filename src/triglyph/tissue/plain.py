@@ -132,7 +132,7 @@ class PlainCohort:
                 raise SourceError(
                     f"obs has no column {column!r}",
                     where=path,
-                    mend=f"name the {what} column; there are {', '.join(map(str, table.obs.columns)) or 'none'}",
+                    mend=f"name it with --{what}-column; there are {', '.join(map(str, table.obs.columns)) or 'none'}",
                 )
         if counts_layer is not None and counts_layer not in table.layers:
             raise SourceError(

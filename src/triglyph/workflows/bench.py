@@ -11,7 +11,7 @@ from triglyph.errors import RecipeError
 if TYPE_CHECKING:
     from triglyph.bench.table import Table
 
-SHOWN = ("per-section", "patient-pooled", "macro", "pooled", "per-fold")
+SHOWN = ("patients of all folds", "per-section", "patient-pooled", "macro", "pooled", "per-fold")
 """Aggregations that are printed; `table.md` has all."""
 
 
@@ -100,14 +100,22 @@ def print_tables(tables: Sequence[Table]) -> None:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
+    from triglyph.bench.across_folds import FOLDS
     from triglyph.bench.table import show
+    from triglyph.metrics.merit import is_merit
 
     console = Console()
     for table in tables:
         console.rule(f"[bold]{escape(table.task)}", align="left")
+        over_folds = any(line.row.aggregation.startswith(FOLDS) for line in table.lines)
+        several = len({line.row.protocol for line in table.lines}) > 1
         for line in table.lines:
-            if line.row.group != "all" or line.row.aggregation.removeprefix("folds of ") not in SHOWN:
+            kept = line.row.group == "all" and line.row.aggregation.removeprefix(f"{FOLDS} of ") in SHOWN
+            # Of several folds the means are printed; `table.md` has every fold.
+            if not kept or not is_merit(line.row.metric) or (over_folds and line.row.fold):
                 continue
+            if several:
+                console.print(line.row.protocol, style="dim", markup=False, highlight=False)
             direction, metric, over, where, chance = table.cells(line)[:5]
             console.print(f"[bold]{escape(direction)}  {escape(metric)}[/]  {over}, {where}, chance {chance}")
             shown = RichTable.grid(padding=(0, 2, 0, 2))

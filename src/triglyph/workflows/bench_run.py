@@ -129,7 +129,7 @@ def bench_run(
     from rich.console import Console
 
     from triglyph import __version__
-    from triglyph.bench.across_folds import across_folds
+    from triglyph.bench.across_folds import across_folds, over_patients
     from triglyph.bench.null import summaries
     from triglyph.bench.table import markdown, tabulate
     from triglyph.metrics.per_gene import from_results, write_genes
@@ -191,7 +191,7 @@ def bench_run(
             for one in folds:
                 results += job.run(one, report=status.update)
         over_folds = across_folds(results)
-        results = stamped([*results, *over_folds, *summaries(over_folds)], audit)
+        results = stamped([*results, *over_patients(results), *over_folds, *summaries(over_folds)], audit)
         if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
             raise ContractError(
                 f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",

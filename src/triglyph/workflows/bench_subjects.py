@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from triglyph.tissue.plain import PlainCohort
 
 
+_OPTIONS = {
+    "patient": "--patient-column",
+    "section": "--section-column",
+    "label": "--label-column",
+    "counts_layer": "--counts-layer",
+    "um_per_unit": "--um-per-unit",
+}
+"""Of a plain table, as they are called on the command line."""
 UNKNOWN = "what the embedding was fitted on is not known"
 """Of a key of `obsm`: most are fitted on all cells of their file, test cells too."""
 
@@ -48,7 +56,7 @@ def open_cohort(path: Path, **plain: Any) -> Cohort | PlainCohort:
     if path.suffix == ".h5ad":
         return PlainCohort.read(path, **given)
     if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        names = ", ".join(_OPTIONS[name] for name in given)
         raise RecipeError(f"{names} say how to read an .h5ad, and {path} is none", mend="leave them out")
     return Cohort.open(path)
 

@@ -79,7 +79,9 @@ def _judge(case: Case, sheet: Sheet, sides: Sides, m: Meeting) -> None:
     own = square if info.location_shape == "square" else euclid
     overlap = own < info.location_um * (1 - SLACK)
     sizes = f"locations of {info.location_um:g} µm"
-    if case.tile_um is not None:
+    if case.tile_um is None:
+        sheet.unchecked("overlapping-tiles", "windows of images: none is known, name the model or --embedding")
+    else:
         overlap |= square < case.tile_um * (1 - SLACK)
         sizes += f", windows of {case.tile_um:g} µm"
     pitch = info.pitch_um or _pitch(m.test_um)

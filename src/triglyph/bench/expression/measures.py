@@ -31,7 +31,8 @@ SPLITS = 8
 """Random halvings of the counts whose correlations are averaged."""
 
 METRICS = {
-    "pearson": "per gene over a section's locations; mean over the genes that vary there, a constant prediction is 0",
+    "pearson": "per gene over a section's locations; mean over the genes that vary there. A constant prediction is 0, "
+    "nothing but constants undefined",
     "spearman": "as pearson, of average ranks; no interval",
     "spearman-depth-removed": "as spearman, of the targets as composition (log1p of counts per 10,000 of all measured "
     "genes) and what is left of the prediction after a line through log depth",

@@ -6,6 +6,7 @@ of a core panel, where there is one, are inputs and never targets.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
@@ -20,6 +21,7 @@ from triglyph.bench.parts import cut, whole_of
 from triglyph.errors import GeneError
 from triglyph.metrics.expression import log1p_cp10k, most_variable
 
+log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Scale = Literal["log1p-cp10k", "log1p-counts"]
@@ -61,6 +63,8 @@ class Targets:
         self.common = common_genes(list(wholes.values()))
         inside = set(self.common)
         self.core = tuple(g for g in dict.fromkeys(core) if g in inside)
+        if len(self.core) < len(set(core)):
+            log.warning("%d of the %d core genes are measured in every section", len(self.core), len(set(core)))
         if core and len(self.core) < 2:
             raise GeneError(
                 f"{len(self.core)} of {len(set(core))} core genes are measured in every section",
