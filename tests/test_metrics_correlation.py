@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from triglyph.errors import ContractError, GeneError
-from triglyph.metrics.correlation import mean_common, mean_defined, pearson, spearman
+from triglyph.metrics.correlation import mean_defined, pearson, spearman
 from triglyph.metrics.expression import log1p_cp10k, mean_squared_error, most_variable
 
 COARSE = st.integers(-4, 4).map(float)
@@ -102,17 +102,6 @@ def test_a_gene_that_is_nowhere_measured_has_no_correlation_and_leaves_the_other
         correlation(x, y)
     with pytest.raises(ContractError, match="differ in shape"):
         correlation(x, y[:, :2])
-
-
-def test_a_common_mean_is_over_the_genes_that_every_model_has():
-    nan = np.nan
-    common = mean_common([[1.0, 2.0, nan, 4.0], [0.0, nan, 5.0, 2.0], [nan, nan, nan, nan]])
-    np.testing.assert_array_equal(common.genes, [True, False, False, True])
-    np.testing.assert_array_equal(common.values, [2.5, 1.0, nan])
-    np.testing.assert_array_equal(common.n_undefined, [1, 1, 4])
-    nothing = mean_common([[1.0, nan], [nan, 1.0]])
-    assert np.isnan(nothing.values).all()
-    assert not nothing.genes.any()
 
 
 def test_a_mask_of_genes_alone_is_a_mask_of_columns():

@@ -1,7 +1,7 @@
 """Pearson and Spearman of every gene at once, masked where a gene was not measured.
 
 A gene that is constant in either input over its measured locations has no correlation: it is NaN, never 0, and
-`mean_defined` says how many such genes a mean left out, and `mean_common` puts several models on the same genes.
+`mean_defined` says how many such genes a mean left out.
 """
 
 from __future__ import annotations
@@ -38,38 +38,6 @@ def mean_defined(values: ArrayLike) -> DefinedMean:
     there = ~np.isnan(x)
     n = int(there.sum())
     return DefinedMean(float(x[there].mean()) if n else float("nan"), n, len(x) - n)
-
-
-class CommonMean(NamedTuple):
-    """Means of several models over one set of genes."""
-
-    values: Floats
-    """(models,); NaN for a model that has no gene at all."""
-    genes: Bools
-    """(genes,) the common set."""
-    n_undefined: NDArray[np.int64]
-    """(models,) genes without a value."""
-
-
-def mean_common(values: ArrayLike) -> CommonMean:
-    """Mean of each model over the genes that every model has a value for, so that none is spared its hard genes.
-
-    Parameters
-    ----------
-    values
-        (models, genes); NaN where undefined. A model without any value (a constant prediction) has no mean and takes
-        no gene from the others.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2:
-        raise ContractError("values must be (models, genes)", where=f"shape {x.shape}")
-    there = ~np.isnan(x)
-    some = there.any(axis=1)
-    genes = np.asarray(there[some].all(axis=0)) & some.any()
-    means = np.full(len(x), np.nan)
-    if genes.any():
-        means[some] = x[some][:, genes].mean(axis=1)
-    return CommonMean(means, genes, (~there).sum(axis=1))
 
 
 def pearson(x: ArrayLike, y: ArrayLike, *, mask: ArrayLike | None = None) -> Floats:

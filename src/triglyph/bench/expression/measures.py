@@ -19,7 +19,7 @@ from triglyph.bench.expression.targets import Targets
 from triglyph.bench.rows import Measure, Rows
 from triglyph.metrics.bootstrap import Resamples, nan_mean, spatial_blocks
 from triglyph.metrics.correlation import mean_defined, pearson, spearman
-from triglyph.metrics.expression import log1p_cp10k, mean_squared_error, r_squared, without_depth
+from triglyph.metrics.expression import fraction_of_ceiling, log1p_cp10k, mean_squared_error, r_squared, without_depth
 from triglyph.metrics.spatial import MoranAgreement, moran_agreement, morans_i, neighbour_graph
 from triglyph.metrics.thinning import noise_free_correlation, split_counts
 
@@ -111,7 +111,6 @@ def score_section(
     draws = drawn.pearson(guess, truth)
     draws[:, varies & (r == 0)] = 0.0  # as the value: a constant prediction counts 0
     ceiling = mean_defined(np.where(varies, ceilings.of(section, kept)["pearson"], np.nan)).value
-    error = mean_squared_error(guess, truth)
     smooth = _smoothness(section.centres_um[kept], guess, truth)
     rank = spearman(guess, truth)
     constant = varies & np.isnan(rank)
@@ -121,29 +120,16 @@ def score_section(
     )
     pearson_mean = mean_defined(r)
     measures = {
-        "pearson": Measure(
-            value=pearson_mean.value,
-            n=n,
-            n_genes=pearson_mean.n,
-            chance=0.0,
-            draws=nan_mean(draws, axis=1),
-            n_blocks=drawn.n_units,
-        ),
+        "pearson": _pearson(r, draws, drawn, n),
         "spearman": _mean(rank, n, chance=0.0),
         "spearman-depth-removed": _mean(removed, n, chance=0.0),
-        "mse": Measure(
-            value=float(error.mean()) if n else float("nan"),
-            n=n,
-            n_genes=genes,
-            draws=drawn.mean(((guess - truth) ** 2).mean(axis=1))[:, 0],
-            n_blocks=drawn.n_units,
-        ),
+        "mse": _error(guess, truth, drawn),
         "r2": _mean(r_squared(guess, truth), n),
         "r2-training-mean": _mean(r_squared(guess, truth, about=targets.training_mean), n),
         "moran": Measure(value=smooth.pearson, n=n, n_genes=smooth.n_genes, chance=0.0),
         "moran-difference": Measure(value=smooth.mean_difference, n=n, n_genes=smooth.n_genes),
         "ceiling-fraction": Measure(
-            value=pearson_mean.value / ceiling if ceiling > 0 else float("nan"), n=n, n_genes=pearson_mean.n
+            value=float(fraction_of_ceiling(pearson_mean.value, ceiling)), n=n, n_genes=pearson_mean.n
         ),
         "genes-undefined": Measure(value=float((~varies).sum()), n=n, n_genes=genes),
         "genes-constant": Measure(value=float(constant.sum()), n=n, n_genes=genes),
@@ -173,26 +159,12 @@ def patient_measures(
         seed=[rows.protocol.seed, zlib.crc32(sections[0].patient.encode())],
     )
     scored = _scored(pearson(guess, truth), varies)
-    r, draws = mean_defined(scored), drawn.pearson(guess, truth)
+    draws = drawn.pearson(guess, truth)
     draws[:, varies & (scored == 0)] = 0.0
-    error = mean_squared_error(guess, truth)
     return {
-        "pearson": Measure(
-            value=r.value,
-            n=n,
-            n_genes=r.n,
-            chance=0.0,
-            draws=nan_mean(draws, axis=1),
-            n_blocks=drawn.n_units,
-        ),
+        "pearson": _pearson(scored, draws, drawn, n),
         "spearman": _mean(_scored(spearman(guess, truth), varies), n, chance=0.0),
-        "mse": Measure(
-            value=float(error.mean()) if n else float("nan"),
-            n=n,
-            n_genes=genes,
-            draws=drawn.mean(((guess - truth) ** 2).mean(axis=1))[:, 0],
-            n_blocks=drawn.n_units,
-        ),
+        "mse": _error(guess, truth, drawn),
         "mse-mean-removed": _mean(mean_squared_error(guess, truth, centred=True), n),
         "r2": _mean(r_squared(guess, truth), n),
         "r2-training-mean": _mean(r_squared(guess, truth, about=targets.training_mean), n),
@@ -238,6 +210,29 @@ def _scored(r: Floats, varies: NDArray[np.bool_]) -> Floats:
     if np.isnan(r).all():
         return r
     return np.where(varies, np.nan_to_num(r, nan=0.0), np.nan)
+
+
+def _pearson(r: Floats, draws: Floats, drawn: Resamples, n: int) -> Measure:
+    mean = mean_defined(r)
+    return Measure(
+        value=mean.value,
+        n=n,
+        n_genes=mean.n,
+        chance=0.0,
+        draws=nan_mean(draws, axis=1),
+        n_blocks=drawn.n_units,
+    )
+
+
+def _error(guess: Floats, truth: Floats, drawn: Resamples) -> Measure:
+    n, genes = truth.shape
+    return Measure(
+        value=float(mean_squared_error(guess, truth).mean()) if n else float("nan"),
+        n=n,
+        n_genes=genes,
+        draws=drawn.mean(((guess - truth) ** 2).mean(axis=1))[:, 0],
+        n_blocks=drawn.n_units,
+    )
 
 
 def _mean(values: Floats, n: int, *, chance: float | None = None) -> Measure:
