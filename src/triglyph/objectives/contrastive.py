@@ -8,7 +8,8 @@ For a pair (a, b) take the rows of the batch that have both and `S = scale * Z_a
 
 The loss is the weighted mean over the pairs that the batch holds, so a pair that is absent changes nothing. Rows that
 are copies of each other in one modality (the same caption, the same location drawn twice) are not negatives: their
-entries off the diagonal are left out of both softmaxes, and of the sum.
+entries off the diagonal are left out of both softmaxes, and of the sum. With `blocks` the same holds of rows of two
+blocks: where those are sections, what sets sections apart cannot be what tells a pair from its negatives.
 
 InfoNCE: van den Oord et al. 2018 (arXiv 1807.03748); the symmetric form and the learnt temperature: Radford et al. 2021
 (CLIP, arXiv 2103.00020); the sigmoid and its learnt bias: Zhai et al. 2023 (SigLIP, arXiv 2303.15343); the mean over
@@ -22,9 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triglyph.errors import ContractError
+from triglyph.objectives.streamed import Keys, StreamedInfoNce, StreamedSigmoid
 
 Pair = tuple[str, str]
 
@@ -79,8 +80,15 @@ class Temperature(nn.Module):
         return self.names.index(pair) if self.names else 0
 
 
-def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, *, duplicates: Sequence[Tensor] = ()) -> Tensor:
-    """Symmetric InfoNCE of rows that correspond.
+def info_nce(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor | float,
+    *,
+    duplicates: Sequence[Tensor] = (),
+    blocks: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE of rows that correspond; never holds all n x n logits (`triglyph.objectives.streamed`).
 
     Parameters
     ----------
@@ -90,54 +98,57 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor | float, *, duplicates: Sequenc
         Multiplies the cosine; the inverse of the temperature.
     duplicates
         Keys (n,) of integers. Two rows with an equal key in any of them are not negatives of each other.
+    blocks
+        (n,) integers: only rows of one block (of one section, say) are negatives of each other. None: all are.
 
     Returns
     -------
-    Scalar, in 32-bit whatever the precision of the inputs.
+    Scalar, in 32-bit whatever the precision of the inputs (64-bit where they are).
     """
     # bf16 has three digits: too few for a softmax over thousands of near neighbours.
     with torch.autocast(a.device.type, enabled=False):
-        logits = scale * _cosines(a, b, where="info_nce")
-        logits = logits.masked_fill(_copies(logits, duplicates), -torch.inf)
-        target = torch.arange(len(a), device=a.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        left, right, factor = _exact(a, b, scale, where="info_nce")
+        return _streamed(StreamedInfoNce, left, right, factor, Keys(duplicates, blocks))
 
 
 def pairwise_sigmoid(
-    a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor | float, *, duplicates: Sequence[Tensor] = ()
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    *,
+    duplicates: Sequence[Tensor] = (),
+    blocks: Tensor | None = None,
 ) -> Tensor:
     """SigLIP's loss of rows that correspond: a sum over all pairs, divided by the number of rows.
 
     Parameters
     ----------
-    a, b, scale, duplicates
+    a, b, scale, duplicates, blocks
         As of `info_nce`.
     bias
         Added to every logit.
 
     Returns
     -------
-    Scalar, in 32-bit whatever the precision of the inputs.
+    Scalar, as of `info_nce`.
     """
     with torch.autocast(a.device.type, enabled=False):
-        logits = scale * _cosines(a, b, where="pairwise_sigmoid") + bias
-        sign = 2 * torch.eye(len(a), device=a.device) - 1
-        terms = F.logsigmoid(sign * logits).masked_fill(_copies(logits, duplicates), 0)
-        return -terms.sum() / len(a)
+        left, right, factor = _exact(a, b, scale, where="pairwise_sigmoid")
+        offset = torch.as_tensor(bias, dtype=left.dtype, device=left.device)
+        return _streamed(StreamedSigmoid, left, right, factor, offset, Keys(duplicates, blocks))
 
 
-def _cosines(a: Tensor, b: Tensor, *, where: str) -> Tensor:
+def _exact(a: Tensor, b: Tensor, scale: Tensor | float, *, where: str) -> tuple[Tensor, Tensor, Tensor]:
     if len(a) != len(b):
         raise ContractError(f"{len(a)} rows on one side and {len(b)} on the other", where=where)
-    return a.float() @ b.float().T
+    dtype = torch.float64 if a.dtype == b.dtype == torch.float64 else torch.float32
+    return a.to(dtype), b.to(dtype), torch.as_tensor(scale, dtype=dtype, device=a.device)
 
 
-def _copies(logits: Tensor, duplicates: Sequence[Tensor]) -> Tensor:
-    """(n, n) True off the diagonal where two rows share a key."""
-    same = torch.zeros_like(logits, dtype=torch.bool)
-    for key in duplicates:
-        same |= key[:, None] == key[None, :]
-    return same.fill_diagonal_(0)
+def _streamed(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    found: Tensor = function.apply(*arguments)
+    return found
 
 
 def contrastive_loss(
@@ -147,6 +158,7 @@ def contrastive_loss(
     pairs: Mapping[Pair, float],
     temperature: Temperature,
     duplicates: Mapping[str, Tensor] | None = None,
+    blocks: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Weighted mean over the pairs that the batch holds: of `pairwise_sigmoid` with a bias, of `info_nce` without.
 
@@ -163,6 +175,8 @@ def contrastive_loss(
     duplicates
         modality -> integer keys (n,) of all rows of the batch: rows with equal keys are not negatives of each other in
         pairs that hold this modality. The key "" stands for all pairs.
+    blocks
+        Integer keys (n,) of all rows of the batch: only rows of one block are negatives of each other.
 
     Returns
     -------
@@ -184,14 +198,15 @@ def contrastive_loss(
         if len(positions) < 2:
             continue
         keys = [key[positions] for name, key in (duplicates or {}).items() if name in ("", a, b)]
+        among = None if blocks is None else blocks[positions]
         name = f"{a}-{b}"
         # index_select: the gradient of plain indexing is summed in no fixed order by several threads.
         left, right = embeddings[a].index_select(0, at_a), embeddings[b].index_select(0, at_b)
         scale, bias = temperature(name), temperature.bias_of(name)
         terms[name] = (
-            info_nce(left, right, scale, duplicates=keys)
+            info_nce(left, right, scale, duplicates=keys, blocks=among)
             if bias is None
-            else pairwise_sigmoid(left, right, scale, bias, duplicates=keys)
+            else pairwise_sigmoid(left, right, scale, bias, duplicates=keys, blocks=among)
         )
         weights.append(weight)
     if not terms:
