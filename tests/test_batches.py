@@ -97,3 +97,36 @@ def test_bad_mixtures_and_sizes_are_refused() -> None:
         Batches(GROUPS, batch_size=16, seed=0, weights={"image+expression": 0})
     with pytest.raises(ContractError, match="do not fill a batch"):
         Batches(GROUPS, batch_size=101, seed=0)
+
+
+SECTIONS = np.array(["a"] * 37 + ["b"] * 40 + ["c"] * 20 + ["d"] * 3)
+
+
+def test_a_batch_holds_handfuls_of_sections_and_a_section_has_its_share_over_the_epochs() -> None:
+    batches = Batches(GROUPS[:1].repeat(100), batch_size=20, seed=0, sections=SECTIONS, sections_per_batch=4)
+    seen = np.zeros(100)
+    for epoch in range(40):
+        for step in range(len(batches)):
+            rows = batches.batch(epoch, step)
+            _, counts = np.unique(SECTIONS[rows], return_counts=True)
+            assert len(rows) == 20
+            assert (counts % 5 == 0).all()
+            np.add.at(seen, rows, 1)
+    assert len(batches) == 5
+    for name, size in zip(*np.unique(SECTIONS, return_counts=True), strict=True):
+        mine = seen[SECTIONS == name]
+        assert mine.sum() == pytest.approx(40 * size, abs=0.15 * 40 * size + 5)
+        assert mine.max() - mine.min() <= 12 if size > 5 else mine.min() > 0
+
+
+def test_handfuls_of_sections_keep_the_mixture_of_groups() -> None:
+    weights = {"image+expression": 1.0, "expression+text": 3.0}
+    groups, sections = GROUPS[:80], np.repeat(["p", "q", "r", "s"], 20)
+    batches = Batches(groups, batch_size=16, seed=1, weights=weights, sections=sections, sections_per_batch=4)
+    rows = np.concatenate([batches.batch(e, s) for e in range(4) for s in range(len(batches))])
+    assert (groups[rows] == "expression+text").mean() == pytest.approx(0.75, abs=0.01)
+
+
+def test_rows_that_do_not_divide_into_sections_are_refused() -> None:
+    with pytest.raises(RecipeError, match="20 rows do not divide into 3 sections"):
+        Batches(GROUPS, batch_size=20, seed=0, sections=np.zeros(100), sections_per_batch=3)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from triglyph.encoders.base import Encoded, Encoder, EncoderCard, Inputs, Modality
 from triglyph.errors import ContractError
-from triglyph.models.alignment import Alignment, AlignmentConfig
+from triglyph.models.alignment import Alignment, AlignmentConfig, centred
 
 DIMS: dict[str, int] = {"image": 5, "expression": 4, "text": 3}
 
@@ -197,3 +197,41 @@ def test_an_encoder_in_the_wrong_place_is_refused() -> None:
         Alignment(config, {m: Tiny("text") for m in config.modalities})
     with pytest.raises(ContractError, match="no tower for text"):
         model(modalities=("image", "expression")).encoder("text")
+
+
+def test_what_a_section_has_in_common_is_of_no_use_to_a_centred_model() -> None:
+    # Adding a constant to all features of a section changes nothing, where the head is linear.
+    m = model("locked", head={"kind": "linear"}, centre=["image", "expression"]).eval()
+    x = batch({"image": [0, 1, 2, 3, 4, 5], "expression": [0, 1, 2, 3, 4]}, features=True)
+    x["section"] = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    before = m(x)
+    shifted = {**x, "image": {**x["image"], "features": x["image"]["features"] + x["section"][:6, None] * 3.0}}
+    torch.testing.assert_close(m(shifted).embeddings["image"], before.embeddings["image"])
+    plain = model("locked", head={"kind": "linear"}).eval()
+    assert not torch.allclose(plain(shifted).embeddings["image"], plain(x).embeddings["image"], atol=0.01)
+    whole = m.embed("image", x["image"]["features"][:3])
+    torch.testing.assert_close(whole, before.embeddings["image"][:3])
+
+
+def test_a_row_alone_in_its_section_is_not_centred_away() -> None:
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    found = centred(x, torch.tensor([7, 7, 9]))
+    torch.testing.assert_close(found[2], x[2])
+    torch.testing.assert_close(found[:2], x[:2] - x[:2].mean(dim=0))
+
+
+def test_negatives_of_the_section_make_the_loss_the_mean_over_sections() -> None:
+    m = model("locked", negatives="section").eval()
+    rows = [0, 1, 2, 3, 4, 5]
+    x = batch({"image": rows, "expression": rows}, features=True)
+    x["section"] = torch.tensor([0, 1, 0, 1, 0, 1, 2, 2])
+    parts = [
+        model("locked").eval()(batch({"image": of, "expression": of}, features=True)).losses["image-expression"]
+        for of in ([0, 2, 4], [1, 3, 5])
+    ]
+    torch.testing.assert_close(m(x).losses["image-expression"], (parts[0] + parts[1]) / 2)
+
+
+def test_text_cannot_be_centred() -> None:
+    with pytest.raises(ValueError, match="a question asked of a section belongs to none"):
+        model(centre=["text"])

@@ -12,11 +12,11 @@ import torch
 import small
 from triglyph.encoders import registry
 from triglyph.encoders.base import Encoder, Expression
-from triglyph.errors import ContractError
+from triglyph.errors import ContractError, RecipeError
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.section import Section
 from triglyph.training import dataset
-from triglyph.training.dataset import Locations, concat_inputs, training_rows
+from triglyph.training.dataset import Locations, check_without, concat_inputs, training_rows
 from triglyph.training.features import cache_windows, encode_rows, encode_section, present
 
 ALL = ("image", "expression", "text")
@@ -201,3 +201,33 @@ def test_features_of_other_rows_are_refused(cohort: Cohort, encoders: dict[str, 
         )
     with pytest.raises(ContractError, match="lack 4 locations"):
         Locations(rows, encoders, cached={"image": fingerprint})
+
+
+def test_a_modality_taken_for_absent_is_absent_in_those_sections_alone(cohort: Cohort) -> None:
+    sections = [cohort[s] for s in cohort.ids]
+    plain = training_rows(sections, ALL, PAIRS)
+    without = training_rows(sections, ALL, PAIRS, without={"text": ("S[01]",)})
+    text = {s.id: without.present["text"][without.section == i].sum() for i, s in enumerate(sections)}
+    assert text["S0"] == text["S1"] == 0 < text["S2"]
+    assert text["S2"] == plain.present["text"][plain.section == 2].sum()
+    with pytest.raises(RecipeError, match="no section is 'D"):
+        check_without({"text": ("D*",)}, sections, ALL)
+
+
+def test_shuffled_inputs_stay_among_rows_that_have_them_and_move_nothing_else(
+    cohort: Cohort, encoders: dict[str, Encoder]
+) -> None:
+    rows = training_rows([cohort[s] for s in cohort.ids], ALL, PAIRS)
+    shuffled = rows.shuffled(["text"], seed=3)
+    at = np.arange(0, len(rows), 2)
+    before, after = Locations(rows, encoders, cached={})[at], Locations(shuffled, encoders, cached={})[at]
+    torch.testing.assert_close(before["image"], after["image"])
+    torch.testing.assert_close(before["text"]["rows"], after["text"]["rows"])
+    shown = shuffled.dealt["text"]
+    assert sorted(shown.tolist()) == list(range(len(rows)))
+    assert shuffled.present["text"][shown[shuffled.present["text"]]].all()
+    words = after["text"]["ids"][after["text"]["copies"]]
+    expected = encoders["text"].prepare(rows.captions[shown[at]][rows.present["text"][at]].tolist())["ids"]
+    torch.testing.assert_close(words[:, : expected.shape[1]], expected)
+    keys = after["duplicates"]["text"][after["text"]["rows"]]
+    assert len(torch.unique(keys)) == len(torch.unique(after["text"]["copies"]))

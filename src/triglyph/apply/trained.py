@@ -109,15 +109,23 @@ class TrainedModel:
     def project(
         self, modality: Modality, pooled: NDArray[np.float32], present: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Pooled features (n, dim_in) as (n, D) of the shared space; NaN where absent."""
+        """Pooled features (n, dim_in) of one section as (n, D) of the shared space; NaN where absent."""
         out = np.full((len(pooled), self.model.config.dim), np.nan, dtype=np.float32)
         rows = np.flatnonzero(present)
         with torch.no_grad():
-            for start in range(0, len(rows), 4096):
-                chunk = rows[start : start + 4096]
+            pieces = []
+            for chunk in np.split(rows, range(4096, len(rows), 4096)):
                 values = torch.from_numpy(np.array(pooled[chunk], dtype=np.float32)).to(self.device)
-                out[chunk] = self.model.embed(modality, values).cpu().numpy()
+                pieces.append(self.model.projected(modality, values))
+            # Centred, where the model does that, over the whole section.
+            out[rows] = self.model.normalised(modality, torch.cat(pieces)).cpu().numpy()
         return out
+
+    @property
+    def transductive(self) -> tuple[str, ...]:
+        """What of its embeddings comes from the sections that it is applied to, in words."""
+        centred = self.model.config.centre
+        return (f"embeddings of {' and '.join(centred)} centred over each section",) if centred else ()
 
     def embed_text(self, texts: list[str]) -> NDArray[np.float32]:
         """Free text in the shared space, (k, D), L2-normalised.

@@ -112,6 +112,7 @@ class ShuffledRefits:
         self.features: dict[str, tuple[Array, Bools]] = {m: self._stacked(trial.train, m) for m in trained.modalities}
         captions = [c.strip() for s in trial.train for c in s.captions]
         self.duplicates = np.unique(np.array(captions), return_inverse=True)[1]
+        self.sections = np.repeat(np.arange(len(trial.train)), [len(s.captions) for s in trial.train])
 
     def _stacked(self, sections: Sequence[SectionLike], modality: str) -> tuple[Array, Bools]:
         parts = [cut(s, *self.cache.section(whole_of(s), modality)) for s in sections]
@@ -130,6 +131,7 @@ class ShuffledRefits:
             weight_decay=self.weight_decay,
             shuffle_pairs=True,
             duplicates=self.duplicates,
+            sections=self.sections,
         )
         # Encoders are the model's: what they were trained on, the refit has seen too.
         seen = dict.fromkeys([*self.cache.trained.training_sections, *(s.id for s in self.trial.train)])

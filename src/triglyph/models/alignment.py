@@ -31,6 +31,9 @@ from triglyph.models.towers import MODALITIES, TowerConfig
 from triglyph.objectives.contrastive import INIT_BIAS, INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch, is_distributed
 
+SECTION = "section"
+"""Name of the sections among the keys of a batch; no modality is called so."""
+
 
 class TemperatureConfig(Frozen):
     """The learnt logit scale."""
@@ -55,6 +58,12 @@ class AlignmentConfig(Frozen):
     """Width of the shared space."""
     head: HeadConfig = HeadConfig()
     temperature: TemperatureConfig = TemperatureConfig()
+    negatives: Literal["all", "section"] = "all"
+    """Whose rows a pair is told from: the whole batch's, or its own section's alone, so that what sets sections apart
+    (stain, chemistry) is of no use. Goes with `training.sections_per_batch`."""
+    centre: tuple[Modality, ...] = ()
+    """Modalities whose projections are centred in each section before they are normalised: what a section's locations
+    have in common is taken away. In training over its rows in the batch, afterwards over all of it: `transductive`."""
 
     @field_validator("towers", "pairs", mode="before")
     @classmethod
@@ -86,6 +95,10 @@ class AlignmentConfig(Frozen):
             raise ValueError(f"pairs name {', '.join(missing)}, which has no tower")
         if idle := sorted(set(self.towers) - used):
             raise ValueError(f"the tower of {', '.join(idle)} is in no pair; set it to null or give it a pair")
+        if "text" in self.centre:
+            raise ValueError("text is not centred: a question asked of a section belongs to none")
+        if foreign := sorted(set(self.centre) - set(self.towers)):
+            raise ValueError(f"centre names {', '.join(foreign)}, which has no tower")
         return self
 
     @property
@@ -217,9 +230,22 @@ class Alignment(nn.Module):
         """(k, dim) output of a head, not normalised."""
         return self.heads[modality](self.scalers[modality](pooled) if modality in self.scalers else pooled)
 
-    def embed(self, modality: str, pooled: Tensor) -> Tensor:
-        """(k, dim) in the shared space: projected, then L2-normalised in 32-bit."""
-        return F.normalize(self.projected(modality, pooled).float(), dim=-1)
+    def embed(self, modality: str, pooled: Tensor, sections: Tensor | None = None) -> Tensor:
+        """(k, dim) in the shared space: projected, centred where the model does that, L2-normalised in 32-bit.
+
+        Parameters
+        ----------
+        sections
+            (k,) integers, of centred modalities: which section each row is of. None: all are of one.
+        """
+        return self.normalised(modality, self.projected(modality, pooled), sections)
+
+    def normalised(self, modality: str, projected: Tensor, sections: Tensor | None = None) -> Tensor:
+        """(k, dim) of unit length from what heads gave; `sections` as of `embed`."""
+        projected = projected.float()
+        if modality in self.config.centre:
+            projected = centred(projected, sections)
+        return F.normalize(projected, dim=-1)
 
     def logit_scale(self, pair: str = "") -> float:
         """The learnt scale of a pair; of all, where it is shared."""
@@ -228,7 +254,7 @@ class Alignment(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Embeddings of the modalities in the batch, and the losses of the pairs in it.
 
-        In data-parallel training the losses are those of the rows of all processes.
+        In data-parallel training both are of the rows of all processes.
 
         Raises
         ------
@@ -236,17 +262,48 @@ class Alignment(nn.Module):
             No pair has two rows.
         """
         entries: dict[str, Any] = {m: batch[m] for m in self.modalities if m in batch and len(batch[m]["rows"])}
-        embeddings: dict[str, Tensor] = {m: self.embed(m, self.pooled(m, entry)) for m, entry in entries.items()}
+        projected = {m: self.projected(m, self.pooled(m, entry)).float() for m, entry in entries.items()}
         rows: dict[str, Tensor] = {m: entry["rows"] for m, entry in entries.items()}
         # A location drawn twice is no negative of itself; nor are the owners of one caption, where text takes part.
         keys = {"": batch["index"], **batch.get("duplicates", {})}
-        everywhere, every_row = embeddings, rows
+        by_section = self.config.negatives == "section" or bool(self.config.centre)
+        if by_section:
+            keys[SECTION] = batch["section"]
         if is_distributed():
             device = batch["index"].device
-            everywhere = {m: embeddings.get(m, torch.zeros(0, self.config.dim, device=device)) for m in self.modalities}
-            every_row = {m: rows.get(m, batch["index"][:0]) for m in self.modalities}
-            everywhere, every_row, keys = gather_batch(everywhere, every_row, keys, n=batch["n"])
+            projected = {m: projected.get(m, torch.zeros(0, self.config.dim, device=device)) for m in self.modalities}
+            rows = {m: rows.get(m, batch["index"][:0]) for m in self.modalities}
+            projected, rows, keys = gather_batch(projected, rows, keys, n=batch["n"])
+        sections = keys.pop(SECTION) if by_section else None
+        embeddings = {
+            m: self.normalised(m, x, None if sections is None else sections[rows[m]]) for m, x in projected.items()
+        }
         losses = contrastive_loss(
-            everywhere, every_row, pairs=self.config.active_pairs, temperature=self.temperature, duplicates=keys
+            embeddings,
+            rows,
+            pairs=self.config.active_pairs,
+            temperature=self.temperature,
+            duplicates=keys,
+            blocks=sections if self.config.negatives == "section" else None,
         )
         return Output(embeddings=embeddings, rows=rows, losses=losses)
+
+
+def centred(x: Tensor, sections: Tensor | None = None) -> Tensor:
+    """(k, dim) less the mean of each section's rows; a row that is alone in its section stays as it is.
+
+    Parameters
+    ----------
+    sections
+        (k,) integers; None: all rows are of one.
+    """
+    if len(x) == 0:
+        return x
+    number = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    if sections is not None:
+        number = torch.unique(sections, return_inverse=True)[1]
+    # A product, since sums by index are taken in no fixed order by several threads.
+    member = F.one_hot(number).to(x.dtype)
+    counts = member.sum(dim=0)
+    means = (member.T @ x) * ((counts > 1) / counts)[:, None]
+    return x - member @ means

@@ -2,7 +2,8 @@
 
 Nothing else decides it: not the number of processes, loader workers, or how often a run was stopped and resumed. Rows
 that have the same modalities form a group; groups are mixed evenly, so every batch holds each in proportion, or by
-given weights, in which case a small group is gone through more often than a large one.
+given weights, in which case a small group is gone through more often than a large one. With `sections_per_batch` rows
+come in handfuls of one section: a batch then holds as many rows of each of its sections.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Batches:
         With epoch and step it decides the order.
     weights
         Group -> share of a batch, in any unit; groups that are not named get none. None mixes in proportion to size.
+    sections, sections_per_batch
+        (n,) section of each row, and how many sections a batch holds equally many rows of (now and then one twice).
+        None draws rows by themselves. The last handful of a section is filled up with other rows of it.
     drop_last
         Leave out the rows that do not fill a batch; they differ between epochs.
     rank, world_size
@@ -45,6 +49,8 @@ class Batches:
         batch_size: int,
         seed: int,
         weights: Mapping[str, float] | None = None,
+        sections: ArrayLike | None = None,
+        sections_per_batch: int | None = None,
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -56,6 +62,16 @@ class Batches:
         self.weights = None if weights is None else self._checked(weights)
         self.epoch = self.step = 0
         n = len(self.groups)
+        self.handful, self._members = 1, dict[str, list[NDArray[np.intp]]]()
+        if sections_per_batch is not None:
+            if sections is None or len(np.asarray(sections)) != n or batch_size % sections_per_batch:
+                raise RecipeError(
+                    f"{batch_size} rows do not divide into {sections_per_batch} sections",
+                    where="training.sections_per_batch",
+                    mend="choose a divisor of training.batch_size",
+                )
+            self.handful, of = batch_size // sections_per_batch, np.asarray(sections)
+            self._members = {g: [rows[of[rows] == s] for s in np.unique(of[rows])] for g, rows in self.rows.items()}
         if n == 0 or (drop_last and n < batch_size):
             raise ContractError(
                 f"{n} rows do not fill a batch of {batch_size}", where="training.batch_size", mend="use a smaller batch"
@@ -68,6 +84,8 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
         n = len(self.groups)
+        if self.handful > 1:
+            n = self.handful * max(self.batch_size // self.handful, n // self.handful)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __len__(self) -> int:
@@ -115,6 +133,7 @@ class Batches:
             "drop_last": self.drop_last,
             "groups": {name: len(rows) for name, rows in self.rows.items()},
             "weights": self.weights,
+            "handful": self.handful,
         }
 
     def _checked(self, weights: Mapping[str, float]) -> dict[str, float]:
@@ -137,20 +156,46 @@ class Batches:
     def _make_order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of a whole epoch in their order."""
         n = len(self.groups)
-        total = n if self.weights is None else self.steps_per_epoch * self.batch_size
-        shares = _apportion(total, {k: len(v) for k, v in self.rows.items()} if self.weights is None else self.weights)
-        places, rows = [], []
-        for number, (name, share) in enumerate(shares.items()):
+        even = self.weights is None and self.handful == 1
+        total = n if even else self.steps_per_epoch * self.batch_size // self.handful
+        weights = {k: len(v) for k, v in self.rows.items()} if self.weights is None else self.weights
+        places, handfuls = [], []
+        for number, (name, share) in enumerate(_apportion(total, weights).items()):
             rng = np.random.default_rng([self.seed, epoch, number])
-            members = self.rows[name]
-            rounds = -(-share // len(members))
-            drawn = np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share] if share else members[:0]
-            # Row i of a group lies at a random point of the i-th of `share` equal parts of the epoch: groups stay
-            # mixed in proportion all along it, and within a group the order is the permutation's.
-            places.append((np.arange(share) + rng.random(share)) / max(share, 1))
-            rows.append(drawn)
+            drawn = self._by_section(rng, name, share) if self._members else self._one_by_one(rng, name, share)
+            # Handful i of a group lies at a random point of the i-th of `share` equal parts of the epoch: groups stay
+            # mixed in proportion all along it, and within a group the order is that of the draw.
+            places.append(_spread(rng, share))
+            handfuls.append(drawn)
         order = np.argsort(np.concatenate(places), kind="stable")
-        return np.concatenate(rows)[order].astype(np.int64)
+        return np.concatenate(handfuls)[order].astype(np.int64).ravel()
+
+    def _one_by_one(self, rng: np.random.Generator, name: str, share: int) -> NDArray[np.intp]:
+        """(share, 1) rows of a group, each as often as any other but for one."""
+        return _repeated(rng, self.rows[name], share)[:, None]
+
+    def _by_section(self, rng: np.random.Generator, name: str, share: int) -> NDArray[np.intp]:
+        """(share, handful) rows of a group, each line of one section, the sections in proportion and mixed."""
+        sections = self._members[name]
+        # Parts of a handful are rounded up or down by chance, so that small sections have their share over the epochs.
+        upto = np.cumsum([0, *map(len, sections)])
+        counts = np.diff(np.floor(upto * share / upto[-1] + rng.random()).astype(int))
+        places, lines = [], []
+        for count, rows in zip(counts.tolist(), sections, strict=True):
+            lines.append(_repeated(rng, rows, count * self.handful).reshape(count, self.handful))
+            places.append(_spread(rng, count))
+        return np.concatenate(lines)[np.argsort(np.concatenate(places), kind="stable")]
+
+
+def _repeated(rng: np.random.Generator, rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """`count` of `rows`: one shuffle of all of them after another."""
+    rounds = -(-count // len(rows))
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count] if count else rows[:0]
+
+
+def _spread(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """(count,) ascending points of [0, 1), one in each of as many equal parts."""
+    return (np.arange(count) + rng.random(count)) / max(count, 1)
 
 
 def _apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:

@@ -7,8 +7,10 @@ pair to learn from are left out, and counted.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from triglyph.encoders.base import Encoder, Inputs
-from triglyph.errors import ContractError
+from triglyph.encoders.base import Encoder, Inputs, Modality
+from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch
 from triglyph.objectives.contrastive import Pair
 from triglyph.training.features import check_genes, present, raw_chunks
@@ -44,6 +46,8 @@ class Rows:
     """modality -> (n,)"""
     left_out: int
     """Locations that have no pair to learn from."""
+    dealt: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """modality -> (n,) row whose input is shown in the place of each; modalities that are not named show their own."""
 
     def __len__(self) -> int:
         return len(self.section)
@@ -65,6 +69,26 @@ class Rows:
             found[mine] = np.array(section.captions, dtype=object)[self.location[mine]]
         return found.astype(str)
 
+    def shuffled(self, modalities: Sequence[str], *, seed: int) -> Rows:
+        """These rows with the inputs of `modalities` dealt anew among those that have them: pairs that mean nothing.
+
+        Raises
+        ------
+        RecipeError
+            No row has the modality.
+        """
+        dealt: dict[str, NDArray[np.int64]] = {}
+        for number, modality in enumerate(sorted(modalities)):
+            if modality not in self.present:
+                raise RecipeError(
+                    f"no tower reads {modality}", where="data.shuffled", mend=f"name one of {', '.join(self.present)}"
+                )
+            rng = np.random.default_rng([seed, number, zlib.crc32(b"shuffled")])
+            mine = np.flatnonzero(self.present[modality])
+            dealt[modality] = np.arange(len(self))
+            dealt[modality][mine] = rng.permutation(mine)
+        return replace(self, dealt=dealt)
+
     def counts(self) -> dict[str, int]:
         """What is trained on and what is left out, for the manifest and for people."""
         groups, sizes = np.unique(self.groups, return_counts=True)
@@ -82,6 +106,7 @@ def training_rows(
     pairs: Mapping[Pair, float],
     *,
     held_out: Mapping[str, Sequence[str]] | None = None,
+    without: Mapping[Modality, Sequence[str]] | None = None,
 ) -> Rows:
     """All locations of `sections` that have both modalities of a pair.
 
@@ -89,6 +114,8 @@ def training_rows(
     ----------
     held_out
         Section id -> barcodes that a `within-section` split tests on.
+    without
+        modality -> ids of sections, or patterns of them, in which it is taken for absent.
 
     Raises
     ------
@@ -98,7 +125,8 @@ def training_rows(
     numbers, locations, left_out = [], [], 0
     here: dict[str, list[NDArray[np.bool_]]] = {m: [] for m in modalities}
     for number, section in enumerate(sections):
-        has = {m: present(section, m) for m in modalities}
+        hidden = {m for m, patterns in (without or {}).items() if _matches(section.id, patterns)}
+        has = {m: present(section, m) & (m not in hidden) for m in modalities}
         usable = np.zeros(section.n_locations, dtype=bool)
         for (a, b), weight in pairs.items():
             if weight > 0:
@@ -166,12 +194,14 @@ class Locations(Dataset[Batch]):
             "section": torch.from_numpy(self.rows.section[rows]),
         }
         if self.caption_keys is not None:
-            batch["duplicates"] = {"text": torch.from_numpy(self.caption_keys[rows])}
+            shown = self.rows.dealt.get("text")
+            batch["duplicates"] = {"text": torch.from_numpy(self.caption_keys[rows if shown is None else shown[rows]])}
         for modality, source in self.sources.items():
             positions = np.flatnonzero(self.rows.present[modality][rows])
             if not len(positions):
                 continue
-            wanted = rows[positions]
+            shown = self.rows.dealt.get(modality)
+            wanted = rows[positions] if shown is None else shown[rows[positions]]
             entry: dict[str, Any] = {"rows": torch.from_numpy(positions)}
             if modality == "text" and modality not in self.cached and self.caption_keys is not None:
                 _, first, copies = np.unique(self.caption_keys[wanted], return_index=True, return_inverse=True)
@@ -272,8 +302,8 @@ def _prepared(rows: Rows, encoder: Encoder) -> Source:
     wanted = np.flatnonzero(rows.present[encoder.card.modality])
     if not len(wanted):
         return fresh
-    for section in rows.sections:
-        check_genes(section, encoder)
+    for number in np.unique(rows.section[wanted]):  # a section of pictures has no genes, and no expression to encode
+        check_genes(rows.sections[number], encoder)
     sample = fresh(wanted[: min(32, len(wanted))])
     per_row = sum(t.nbytes for t in sample.values()) / min(32, len(wanted))
     if per_row * len(wanted) > MEMORY_LIMIT:
@@ -292,6 +322,30 @@ def _by_section(rows: Rows, wanted: NDArray[np.int64]) -> list[tuple[int, NDArra
 def _keys(captions: NDArray[np.str_]) -> NDArray[np.int64]:
     """(n,) equal for equal captions."""
     return np.unique(captions, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _matches(section: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(section, pattern) for pattern in patterns)
+
+
+def check_without(
+    without: Mapping[Modality, Sequence[str]], sections: Sequence[Section], modalities: Sequence[str]
+) -> None:
+    """Refuse what is taken for absent where there is nothing to take away.
+
+    Raises
+    ------
+    RecipeError
+        `without` names a modality that no tower reads, or a pattern that no section fits.
+    """
+    for modality, patterns in without.items():
+        nowhere = [p for p in patterns if not any(_matches(s.id, (p,)) for s in sections)]
+        if modality not in modalities or nowhere:
+            raise RecipeError(
+                f"{modality} is read by no tower" if modality not in modalities else f"no section is {nowhere[0]!r}",
+                where=f"data.without.{modality}",
+                mend=f"sections: {', '.join(s.id for s in sections[:8])}; modalities: {', '.join(modalities)}",
+            )
 
 
 def _held_out(section: Section, barcodes: Sequence[str]) -> NDArray[np.bool_]:

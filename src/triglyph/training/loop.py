@@ -32,7 +32,7 @@ from triglyph.storage import write_json
 from triglyph.tissue.cohort import Cohort
 from triglyph.training.augment import augment
 from triglyph.training.batches import Batches
-from triglyph.training.dataset import Locations, Rows, training_rows
+from triglyph.training.dataset import Locations, Rows, check_without, training_rows
 from triglyph.training.progress import bar
 from triglyph.training.recipe import Recipe, load_recipe
 from triglyph.training.release import save_model
@@ -125,7 +125,14 @@ class _Job:
     def rows(self, cohort: Cohort, side: str) -> Rows:
         model = self.recipe.model
         sections = [cohort[s] for s in self.sections(cohort)[side]]
-        return training_rows(sections, model.modalities, model.active_pairs, held_out=self.held_out(cohort))
+        data = self.recipe.data
+        rows = training_rows(
+            sections, model.modalities, model.active_pairs, held_out=self.held_out(cohort), without=data.without
+        )
+        if side != "train":
+            return rows
+        check_without(data.without, sections, model.modalities)
+        return rows.shuffled(data.shuffled, seed=self.recipe.seed)
 
     def data_identity(self, cohort: Cohort) -> dict[str, Any]:
         """What must be the same when the run is resumed; only what is trained on, so that a cohort may grow."""
@@ -208,6 +215,8 @@ class _Training:
             batch_size=config.batch_size,
             seed=self.recipe.seed,
             weights=config.mixing,
+            sections=rows.section,
+            sections_per_batch=config.sections_per_batch,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from triglyph.cards import Frozen
 from triglyph.configs import deep_merge, near, parse_override, read_yaml, validated
+from triglyph.encoders.base import Modality
 from triglyph.errors import RecipeError
 from triglyph.models.alignment import AlignmentConfig
 from triglyph.storage import atomic_file
@@ -33,6 +34,10 @@ class DataConfig(Frozen):
     train: tuple[str, ...] = ()
     """Section ids, instead of a split."""
     val: tuple[str, ...] = ()
+    without: dict[Modality, tuple[str, ...]] = Field(default_factory=dict)
+    """Modality -> ids of sections (`D*` is all that begin so) in which it is taken for absent, as if not measured."""
+    shuffled: tuple[Modality, ...] = ()
+    """A control: what these modalities show is dealt anew among the training rows that have them."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> DataConfig:
@@ -51,6 +56,8 @@ class TrainingConfig(Frozen):
     """Rows of a step over all devices together, so that the result does not hang on their number."""
     mixing: dict[str, float] | None = None
     """Weights of the groups of rows that have the same modalities (`image+expression`, ...); null is proportional."""
+    sections_per_batch: int | None = Field(default=None, ge=1)
+    """Batches hold equally many rows of this many sections; null draws rows by themselves."""
     lr: float = Field(default=1e-3, gt=0)
     min_lr: float = Field(default=0.05, ge=0, le=1)
     """The cosine ends at this fraction of `lr`."""

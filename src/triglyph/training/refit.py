@@ -29,6 +29,7 @@ def refit_heads(
     batch_size: int = 256,
     shuffle_pairs: bool = False,
     duplicates: ArrayLike | None = None,
+    sections: ArrayLike | None = None,
     weight_decay: float = 0.0,
 ) -> Alignment:
     """Fresh heads and temperature on the encoders of `model`.
@@ -46,6 +47,8 @@ def refit_heads(
         Break the correspondence of modalities.
     duplicates
         (n,) keys, equal for equal captions.
+    sections
+        (n,) integers, for models whose negatives or centres are of a section; None: all rows are of one.
     lr
         Peak of a cosine with 3 % warm-up.
 
@@ -63,7 +66,8 @@ def refit_heads(
         raise ContractError(f"no features of {', '.join(missing)}", where="refit_heads", mend="give every modality's")
     n = len(features[modalities[0]][1])
     captions = np.arange(n) if duplicates is None else np.unique(np.asarray(duplicates), return_inverse=True)[1]
-    lengths = {len(x) for m in modalities for x in features[m]} | {len(captions)}
+    of = np.zeros(n, dtype=np.int64) if sections is None else np.asarray(sections, dtype=np.int64)
+    lengths = {len(x) for m in modalities for x in features[m]} | {len(captions), len(of)}
     if lengths != {n}:
         raise ContractError(f"features of different lengths: {sorted(lengths)}", where="refit_heads")
     here: dict[str, NDArray[np.bool_]] = {m: np.asarray(features[m][1], dtype=bool) for m in modalities}
@@ -104,7 +108,12 @@ def refit_heads(
             at = batches.batch(*divmod(step, batches.steps_per_epoch))
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / total)) / 2
-            batch: Batch = {"n": len(at), "index": torch.from_numpy(at), "duplicates": {"text": keys[at]}}
+            batch: Batch = {
+                "n": len(at),
+                "index": torch.from_numpy(at),
+                "section": torch.from_numpy(of[rows[at]]),
+                "duplicates": {"text": keys[at]},
+            }
             for modality in modalities:
                 positions = np.flatnonzero(here[modality][rows[at]])
                 batch[modality] = {

@@ -109,6 +109,7 @@ def _model(path: Path) -> Judged:
     subject = Subject(
         name,
         trained,
+        transductive=trained.transductive,
         training_patients=tuple(trained.manifest.get("training_patients", ())),
         trained_on="" if split is None else f"{split['digest']}/{split['fold']}",
     )
