@@ -413,3 +413,30 @@ def test_a_split_of_several_folds_asks_which():
         Trial.of(cohort, split)
     chosen = Trial.of(cohort, split, fold="1")
     assert (chosen.fold, chosen.test[0].id) == ("1", "test1.0")
+
+
+# ---- retrieval across sections
+
+
+def test_retrieval_across_ranks_every_query_among_the_locations_of_all_test_sections():
+    made, model = trial(test=3), FakeModel()
+    rows = protocol("retrieval-across").run(Subject("fake", model), made)
+    image, words = ([model.embed(s, m) for s in made.test] for m in ("image", "text"))
+    both = [np.flatnonzero(a[1] & b[1]) for a, b in zip(image, words, strict=True)]
+    captions = np.concatenate([np.array(s.captions)[k] for s, k in zip(made.test, both, strict=True)])
+    gallery = {}
+    for i, kept in enumerate(both):
+        for j in kept:
+            gallery.setdefault(made.test[i].captions[j], words[i][0][j])
+    start = 0
+    for section, (values, _), kept in zip(made.test, image, both, strict=True):
+        ranks = []
+        for j, own in zip(kept, captions[start : start + len(kept)], strict=True):
+            scores = {c: float(values[j] @ v) for c, v in gallery.items()}
+            ranks.append(1 + sum(x > scores[own] for x in scores.values()))
+        start += len(kept)
+        row = one(rows, metric="median-rank", direction="image->text", aggregation="per-section", group=section.id)
+        assert row.value == np.median(ranks)
+        assert row.n_gallery == len(gallery)
+    pixels = one(rows, metric="recall@50", direction="text->image", aggregation="per-section", group=made.test[0].id)
+    assert pixels.n_gallery == len(captions)

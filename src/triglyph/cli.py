@@ -35,9 +35,14 @@ _VERBS = {
     ),
     "embed": ("triglyph.workflows.embed:embed", "Run a frozen encoder over a cohort, once."),
     "train": ("triglyph.workflows.train:train", "Train a recipe; run it again to go on where it stopped."),
+    "convert": ("triglyph.workflows.convert:convert", "Turn a published checkpoint into safetensors and JSON."),
     "hescape": (
         "triglyph.workflows.hescape:hescape",
         "HESCAPE's experiment: does alignment help or hurt, and how does batch effect move it?",
+    ),
+    "transitive": (
+        "triglyph.workflows.transitive:transitive",
+        "SpatialWhisperer's bridge: do words and images that never met find each other through expression?",
     ),
 }
 _GROUPS = {

@@ -21,11 +21,13 @@ from triglyph.bench.labels.simpleshot import SimpleShot
 from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
+from triglyph.bench.retrieval_across import RetrievalAcross
 from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
 _ALL: tuple[type[Protocol], ...] = (
     Retrieval,
+    RetrievalAcross,
     ZeroShot,
     LinearProbe,
     NearestNeighbours,

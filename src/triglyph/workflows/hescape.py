@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from triglyph.errors import RecipeError
+from triglyph.workflows.experiment import judged
 
 if TYPE_CHECKING:
     from triglyph.bench.contracts import Subject, Trial
@@ -237,7 +238,7 @@ class _Bench:
             encode_section(section, encoder, fingerprint=fingerprint)  # type: ignore[arg-type]
         subject = Subject(image, StoredFeatures(fingerprint), role="baseline")
         folder = self.out / "unimodal" / f"{image.replace(':', '-')}-{fingerprint}"
-        return self._judged(folder, [(subject, p) for p in _readouts(self.trial, "pooled")])
+        return judged(folder, self.trial, [(subject, p) for p in _readouts(self.trial, "pooled")])
 
     def _encoder(self, image: str) -> Encoder:
         from triglyph.models.towers import build_encoder
@@ -256,7 +257,7 @@ class _Bench:
         folder = self.out / "cells" / cell.folder / f"seed-{seed}"
         run = fit(self._recipe(cell, seed), cohort=self.cohort, out=folder / "run", show=False)
         if (folder / "judged").exists():
-            return self._judged(folder / "judged", [])
+            return judged(folder / "judged", self.trial, [])
         trained = TrainedModel.open(run)
         people = tuple(trained.manifest["training_patients"])
         subject = Subject(cell.name, trained, seed=seed, training_patients=people, trained_on=self.trial.identity)
@@ -266,7 +267,7 @@ class _Bench:
         if cell.tuning == "lora":
             inner = Subject(f"{cell.name}: {ADAPTED}", trained, seed=seed, training_patients=people)
             work += [(inner, p) for p in _readouts(self.trial, "pooled")]
-        return self._judged(folder / "judged", work)
+        return judged(folder / "judged", self.trial, work)
 
     def untrained(self, cell: Cell, seed: int) -> list[Result]:
         """The control of a trained cell: its image encoder, with the head drawn anew."""
@@ -278,7 +279,7 @@ class _Bench:
 
         folder = self.out / "cells" / cell.folder / f"seed-{seed}"
         if (folder / "untrained").exists():
-            return self._judged(folder / "untrained", [])
+            return judged(folder / "untrained", self.trial, [])
         trained = TrainedModel.open(folder / "run")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -289,7 +290,7 @@ class _Bench:
         name = f"{cell.image} ({cell.tuning}) + {UNTRAINED}"
         people = tuple(trained.manifest["training_patients"])
         subject = Subject(name, trained, role="control", seed=seed, training_patients=people)
-        return self._judged(folder / "untrained", [(subject, p) for p in _readouts(self.trial, "embedding")])
+        return judged(folder / "untrained", self.trial, [(subject, p) for p in _readouts(self.trial, "embedding")])
 
     def _recipe(self, cell: Cell, seed: int) -> Recipe:
         from triglyph.training.recipe import typed
@@ -339,19 +340,6 @@ class _Bench:
             published = registry.card(name).weights == "hub"
             change = {"encoder": name, "options": {}, "mode": "locked" if published else "scratch", "weights": None}
         return own.model_validate({**own.model_dump(), **change})
-
-    # ---- judging
-
-    def _judged(self, folder: Path, work: list[tuple[Subject, Protocol]]) -> list[Result]:
-        """The rows in a folder, made first where they are not there."""
-        from triglyph.metrics.result import read_results, write_results
-        from triglyph.storage import atomic_folder
-
-        if not folder.exists():
-            found = [row for subject, protocol in work for row in protocol.run(subject, self.trial)]
-            with atomic_folder(folder) as partial:
-                write_results(found, partial)
-        return read_results(folder)
 
 
 def _readouts(trial: Trial, features: Literal["embedding", "pooled"]) -> Iterator[Protocol]:

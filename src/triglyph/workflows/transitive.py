@@ -1,0 +1,261 @@
+"""`triglyph transitive`: do words and images that were never seen together find each other through expression?
+
+SpatialWhisperer (ICML 2026) never trains text against image: text meets expression in one set of people, expression
+meets images in another, and text is then asked of images. Here that bridge stands beside what it must be held against,
+each trained from the same recipe on the same people:
+
+    bridge            text-expression from donors without images, image-expression from patients without words
+    direct            image-text from the patients' own captions: what the bridge does without
+    all               every pair and everybody
+    genes between     image -> ridge -> expression -> text: the text-expression model alone, given predicted profiles
+    shuffled bridge   the bridge, its images dealt anew among the patients' locations: a null
+
+    OUT/cells/<arm>/seed-<k>/run, judged      a model, and its rows on held-out patients
+    OUT/results.parquet, results.json         all rows
+    OUT/transitive.csv, table.md, figure.png  gains over chance, patient by patient
+
+All are judged by `retrieval` between image and text, both ways, and by `zero-shot`, with prompts in words that captions
+use and, apart from them, in words and templates that none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triglyph.errors import ContractError, RecipeError
+from triglyph.workflows.experiment import judged
+
+if TYPE_CHECKING:
+    from triglyph.apply.trained import TrainedModel
+    from triglyph.bench.contracts import Embedder, Subject, Trial
+    from triglyph.bench.labels.zero_shot import Prompts
+    from triglyph.bench.protocol import Protocol
+    from triglyph.metrics.result import Result, Role
+    from triglyph.tissue.cohort import Cohort
+    from triglyph.training.recipe import Recipe
+
+BRIDGE, DIRECT, ALL, BETWEEN, SHUFFLED = "bridge", "direct", "all", "genes between", "shuffled bridge"
+ARMS: dict[str, tuple[str, ...]] = {
+    BRIDGE: ("image-expression", "expression-text"),
+    DIRECT: ("image-text",),
+    ALL: ("image-expression", "expression-text", "image-text"),
+    BETWEEN: ("expression-text",),
+    SHUFFLED: ("image-expression", "expression-text"),
+}
+"""Arm -> the pairs that it trains."""
+ROLES: dict[str, Role] = {
+    BRIDGE: "method",
+    DIRECT: "baseline",
+    ALL: "baseline",
+    BETWEEN: "baseline",
+    SHUFFLED: "control",
+}
+HELD_OUT = "held-out words"
+
+
+def transitive(
+    *,
+    cohort: Path,
+    split: str,
+    out: Path,
+    recipe: str = "transitive",
+    prompts: Path | None = None,
+    held_out_prompts: Path | None = None,
+    seeds: int = 3,
+    set: list[str] | None = None,
+    allow: list[str] | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train text and images through expression alone, and measure what they then know of each other.
+
+    Run again after an interruption, or with more seeds, it does what is not done yet.
+
+    Parameters
+    ----------
+    cohort
+        A cohort with donors (sections without an image) among the training sections of `split`: the patients' images
+        have no words, the donors' words no images.
+    split
+        A split of the cohort with one fold.
+    out
+        Folder of the experiment.
+    recipe
+        Towers and training of all arms; their pairs are the arms' own.
+    prompts
+        YAML of classes and phrases for `zero-shot`; the labels' names if left out.
+    held_out_prompts
+        The same in words that no caption uses, reported apart.
+    seeds
+        Runs of every arm; they are averaged within each patient.
+    set
+        Change a key of the recipe: `--set training.epochs=3`.
+    allow
+        A failing finding of `triglyph audit` in spite of which the split is used; every row says so.
+    quiet
+        Print neither progress nor the table.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    RecipeError
+        No seed is asked for, or the recipe lacks a tower.
+    ContractError
+        No training section lacks an image, or all do.
+    SplitError
+        The audit of the split fails.
+    """
+    from rich.console import Console
+
+    from triglyph.bench.contracts import Trial
+    from triglyph.bench.labels.zero_shot import Prompts
+    from triglyph.metrics.result import write_results
+    from triglyph.report.transitive import figure, gains, markdown, write_gains
+    from triglyph.storage import atomic_file
+    from triglyph.tissue.cohort import Cohort
+    from triglyph.training.recipe import load_recipe
+    from triglyph.workflows.bench_audit import audited, stamped
+
+    if seeds < 1:
+        raise RecipeError(f"{seeds} seeds", where="transitive --seeds", mend="ask for at least one")
+    base = load_recipe(recipe, overrides=[*(set or ()), f"data.split={split}", "data.train=[]", "data.val=[]"])
+    if len(base.model.towers) < 3:
+        raise RecipeError("a bridge needs an image, an expression and a text tower", where=f"recipe {recipe}")
+    opened = Cohort.open(Path(cohort))
+    chosen, audit = audited(opened, split, model=None, embedding=None, prompts=None, fold=None, allow=allow or ())
+    asked = {
+        "": Prompts.read(prompts) if prompts else None,
+        HELD_OUT: Prompts.read(held_out_prompts) if held_out_prompts else None,
+    }
+    console, out = Console(stderr=True, quiet=quiet), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    bench = _Bench(opened, Trial.of(opened, chosen), base, asked, out)
+    rows: list[Result] = []
+    for seed in range(seeds):
+        for arm in ARMS:
+            console.print(f"seed {seed}: {arm}")
+            rows += bench.arm(arm, seed)
+    rows = stamped(rows, audit)
+    write_results(rows, out)
+    found = gains(rows, arms=tuple(ARMS), reference=DIRECT)
+    write_gains(found, out / "transitive.csv")
+    with atomic_file(out / "table.md") as partial:
+        partial.write_text(text := markdown(found, reference=DIRECT), encoding="utf-8")
+    with atomic_file(out / "figure.png") as partial:
+        partial.write_bytes(figure(found, reference=DIRECT))
+    if not quiet:
+        Console().print(text, markup=False, soft_wrap=True)
+    return out
+
+
+class _Bench:
+    """One cohort, on which every arm is trained and judged."""
+
+    def __init__(
+        self, cohort: Cohort, trial: Trial, base: Recipe, prompts: dict[str, Prompts | None], out: Path
+    ) -> None:
+        self.cohort, self.trial, self.base, self.prompts, self.out = cohort, trial, base, prompts, out
+        images = {s.id: s.has_image() for s in (cohort[x.id] for x in trial.train)}
+        self.patients = [s for s, there in images.items() if there]
+        self.donors = [s for s, there in images.items() if not there]
+        if not self.patients or not self.donors:
+            raise ContractError(
+                f"{len(self.patients)} training sections with an image and {len(self.donors)} without one",
+                where=f"split {trial.split!r}",
+                mend="a bridge needs both: `triglyph simulate --donors`, or read expression with text into the cohort",
+            )
+
+    def arm(self, arm: str, seed: int) -> list[Result]:
+        """Train an arm, and judge it on held-out patients."""
+        from triglyph.apply.trained import TrainedModel
+        from triglyph.training.loop import fit
+
+        folder = self.out / "cells" / arm.replace(" ", "-") / f"seed-{seed}"
+        run = fit(self._recipe(arm, seed), cohort=self.cohort, out=folder / "run", show=False)
+        return judged(folder / "judged", self.trial, self._work(arm, seed, lambda: TrainedModel.open(run)))
+
+    def _recipe(self, arm: str, seed: int) -> Recipe:
+        from triglyph.training.recipe import typed
+
+        values: dict[str, Any] = self.base.as_dict()
+        read = {m for pair in ARMS[arm] for m in pair.split("-")}
+        towers = {m: tower for m, tower in values["model"]["towers"].items() if m in read}
+        # Donors have no images; the patients' words are taken away where words come from donors alone.
+        hidden = {} if arm in (DIRECT, ALL) else {"text": self.patients}
+        values |= {"name": f"{self.base.name}: {arm}", "seed": self.base.seed + seed}
+        values["model"] |= {"pairs": dict.fromkeys(ARMS[arm], 1.0), "towers": towers}
+        values["data"] |= {"without": hidden, "shuffled": ["image"] if arm == SHUFFLED else []}
+        return typed(values, where=f"transitive: {arm}")
+
+    def _work(self, arm: str, seed: int, opened: Any) -> Iterator[tuple[Subject, Protocol]]:
+        from triglyph.bench.contracts import Subject
+        from triglyph.bench.labels.zero_shot import ZeroShot
+        from triglyph.bench.retrieval import Retrieval
+
+        trained: TrainedModel = opened()
+        source: Embedder = trained if arm != BETWEEN else _between(trained, self._image_encoder(), self.trial)
+        subject = Subject(
+            arm,
+            _ImageText(source),
+            role=ROLES[arm],
+            seed=seed,
+            transductive=trained.transductive,
+            training_patients=tuple(trained.manifest["training_patients"]),
+            trained_on=self.trial.identity,
+        )
+        yield subject, Retrieval()
+        for name, prompts in self.prompts.items():
+            if prompts is not None or not name:
+                named = replace(subject, name=f"{arm}: {name}") if name else subject
+                yield named, ZeroShot(prompts=prompts, calibrate=False)
+
+    def _image_encoder(self) -> Any:
+        from triglyph.models.towers import build_encoder
+
+        tower = self.base.model.towers["image"]
+        if tower.mode != "locked":
+            raise RecipeError(
+                "ridge to genes reads a locked image tower",
+                where="model.towers.image.mode",
+                mend="use mode: locked, with the weights of a run of ours where it must be trained",
+            )
+        return build_encoder(tower, modality="image")
+
+
+class _ImageText:
+    """A source that shows its images and words alone: the judge then asks nothing else of it."""
+
+    modalities = ("image", "text")
+
+    def __init__(self, source: Embedder) -> None:
+        self.source = source
+
+    @property
+    def training_sections(self) -> Any:
+        """Of the source."""
+        return self.source.training_sections
+
+    def embed(self, section: Any, modality: Any) -> Any:
+        """As the source's."""
+        return self.source.embed(section, modality)
+
+    def pooled(self, section: Any, modality: Any) -> Any:
+        """As the source's."""
+        return self.source.pooled(section, modality)
+
+    def embed_text(self, texts: list[str]) -> Any:
+        """As the source's."""
+        return self.source.embed_text(texts)
+
+
+def _between(trained: TrainedModel, image: Any, trial: Trial) -> Embedder:
+    """The text-expression model, whose images are profiles predicted by ridge on the training patients."""
+    from triglyph.bench.through_genes import ThroughGenes
+
+    return ThroughGenes.fit(trained, image, trial)
