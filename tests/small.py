@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anndata as ad
 import numpy as np
@@ -71,10 +74,18 @@ def draft(
 
 
 def cohort(folder: Path, *, patients: int = 3, side: int = 6, images: bool = True) -> Cohort:
-    """A cohort with one section a patient."""
-    slides = folder / "slides"
-    slides.mkdir(parents=True, exist_ok=True)
-    made = Cohort.create(folder / "cohort", name="small")
+    """A cohort with one section a patient, at `folder`/cohort; its slides are in `folder`/slides."""
+    shutil.copytree(_written(patients, side, images).name, folder, dirs_exist_ok=True)
+    return Cohort.open(folder / "cohort")
+
+
+@cache
+def _written(patients: int, side: int, images: bool) -> TemporaryDirectory:
+    """Written once a process, gone at its end: a section takes half a second to write, and a moment to copy."""
+    kept = TemporaryDirectory(prefix="triglyph-small-")
+    slides = Path(kept.name) / "slides"
+    slides.mkdir()
+    made = Cohort.create(Path(kept.name) / "cohort", name="small")
     for p in range(patients):
         made.add(draft(f"S{p}", patient=f"P{p}", folder=slides if images else None, side=side, seed=p))
-    return made
+    return kept

@@ -13,9 +13,10 @@ import scipy.sparse as sp
 import audit_cases as cases
 from audit_cases import CLASSES, Store, image, rng, section, split, spots
 from triglyph.bench.audit.case import plain
+from triglyph.bench.audit.findings import gathered
 from triglyph.bench.audit.fitted import undeclared
 from triglyph.bench.audit.kinds import KINDS
-from triglyph.bench.audit.lookalikes import pair_scores
+from triglyph.bench.audit.lookalikes import Profile, pair_scores
 from triglyph.bench.audit.subject import DeclaredSplit, Exposure, Fitted, SubjectInfo
 from triglyph.bench.audit.whole import audit_split
 from triglyph.bench.registry import PROTOCOLS
@@ -354,14 +355,22 @@ def test_pair_scores_are_those_of_a_plain_loop():
     profiles = {name: rng(name).normal(size=(7, 5)) for name in "abc"}
     rows = np.concatenate(list(profiles.values()))
     mean, deviation = rows.mean(0), rows.std(0)
-    scores = pair_scores(profiles, {"a": "1", "b": "2", "c": "2"})
+    beside = np.abs(np.subtract.outer(np.arange(7), np.arange(7))) < 3
+    made = {name: Profile(values, beside | (name == "c")) for name, values in profiles.items()}
+    scores = pair_scores(made, {"a": "1", "b": "2", "c": "2"})
     assert set(scores) == {("a", "b"), ("a", "c")}
-    best = [[], []]
     x, y = ((profiles[n] - mean) / deviation for n in "ab")
-    for i, (one, other) in enumerate(((x, y), (y, x))):
-        for u in one:
-            best[i].append(max(u @ v / np.linalg.norm(u) / np.linalg.norm(v) for v in other))
-    assert scores["a", "b"] == pytest.approx(np.mean([np.quantile(b, 0.9) for b in best]))
+
+    def matched(one, other, beside=None):
+        best = []
+        for i, u in enumerate(one):
+            others = [v for j, v in enumerate(other) if beside is None or not beside[i, j]]
+            best.append(max(u @ v / np.linalg.norm(u) / np.linalg.norm(v) for v in others))
+        return np.quantile(best, 0.9)
+
+    assert scores["a", "b"].between == pytest.approx((matched(x, y) + matched(y, x)) / 2)
+    assert scores["a", "b"].within == pytest.approx((matched(x, x, beside) + matched(y, y, beside)) / 2)
+    assert scores["a", "c"].within == -1  # all of c shares tissue: nothing is known of it alone
 
 
 # ---- what was fitted on the test set
@@ -579,7 +588,24 @@ def test_without_labels_nothing_is_said_of_them_but_that(cohort):
     assert not names & set(audit.checked)
 
 
-# ---- what is allowed
+# ---- what is allowed, and how it is said
+
+
+def test_what_is_said_of_many_sections_and_folds_is_read_once_and_kept_in_full(cohort):
+    held = spots(cohort, cohort.ids)
+    folds = tuple(
+        Fold(name=str(i), train=tuple(cohort.ids), test=tuple(part), test_locations={s: held[s] for s in part})
+        for i, part in enumerate((cohort.ids[:8], cohort.ids[8:]))
+    )
+    audit = audit_split(cohort, Split(name="spots", level="within-section", folds=folds), tile_um=224.0, tables=False)
+    assert [len(audit.named(n)) for n in ("overlapping-tiles", "neighbours-on-both-sides")] == [16, 16]
+    tiles, neighbours = gathered(audit.findings)
+    assert (tiles.name, neighbours.name) == ("overlapping-tiles", "neighbours-on-both-sides")
+    assert tiles.what.startswith("test locations overlap a training location")
+    assert audit.findings[0].what in tiles.what
+    assert (tiles.sections, tiles.folds) == (tuple(cohort.ids), ("0", "1"))
+    # What is said once keeps its own sentence.
+    assert gathered(audit.findings[:1])[0].what == audit.findings[0].what
 
 
 def test_findings_may_be_allowed_by_name(cohort):

@@ -31,6 +31,7 @@ from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.tissue.split import Fold, Split, patient_folds
 from triglyph.workflows.audit import audit
+from triglyph.workflows.info import info
 
 DOCS = Path(__file__).parents[1] / "docs" / "audit.md"
 
@@ -257,6 +258,30 @@ def test_serial_sections_of_simulated_tissue_under_two_ids_are_near_duplicates(s
     assert all("P01-S1" in f.what and "P01-S2" in f.what for f in found.failures)
 
 
+def test_patients_of_one_site_are_not_taken_for_one_however_strong_its_effect_and_serial_sections_still_are():
+    knobs = ["anatomy.side_um=1000", "molecules.filler_genes=150", "molecules.site_gene=2"]
+    config = preset("confounded", seed=5, overrides=knobs)
+    sections = {}
+    for patient, number in (*((p, 0) for p in range(7)), (0, 1)):
+        specimen = Specimen(config, patient, number)
+        table = specimen.table
+        sections[f"P{patient}-S{number}"] = Made(
+            id=f"P{patient}-S{number}",
+            patient=f"P{patient}" if number == 0 else "filed otherwise",
+            centres_um=np.asarray(table.obsm["spatial"]),
+            counts=sp.csr_matrix(table.X),
+            labels=np.full(len(table), ""),
+            captions=[""] * len(table),
+            symbols=tuple(table.var_names),
+            ensembl_ids=("",) * table.n_vars,
+        )
+    cohort = MadeCohort(sections)
+    found = audit_split(cohort, patient_folds(cohort.patients, name="loo"))
+    assert {frozenset(f.sections) for f in found.failures} == {frozenset({"P0-S0", "P0-S1"})}
+    # The two that share a site with nobody else are worth a word.
+    assert {frozenset(f.sections) for f in found.named("people-alike")} == {frozenset({"P4-S0", "P5-S0"})}
+
+
 @needs_shared
 def test_serial_sections_of_her2st_filed_as_patients_are_all_found_and_no_two_patients_are_taken_for_one():
     sections = {}
@@ -301,6 +326,45 @@ def test_a_plain_table_is_audited_as_far_as_it_goes():
     assert why["same-section-twice"] == "the table holds values that are not counts"
     assert "overlapping-tiles" in why
     assert "donor-on-both-sides" in why
+
+
+def test_a_plain_table_is_audited_and_shown_by_the_verbs(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {"who": np.repeat([f"P{i}" for i in range(6)], 40), "kind": np.tile(["a", "b"], 120)},
+        index=[f"c{i}" for i in range(240)],
+    )
+    path = tmp_path / "cells.h5ad"
+    counts, features = sp.csr_matrix(rng.poisson(3.0, (240, 30))), rng.normal(size=(240, 8))
+    ad.AnnData(counts, obs=obs, obsm={"mine": features}).write_h5ad(path)
+    command = ["audit", str(path), "--patient-column", "who"]
+    assert main([*command, "--label-column", "kind", "--embedding", "mine"]) == 0
+    assert "leave-one-patient-out (patient) passes" in capsys.readouterr().out
+    # A file of a split is audited as it stands, also where it could not be opened.
+    leaky = {"name": "mine", "level": "patient", "folds": [{"train": ["P0", "P1"], "test": ["P1", "P2"]}]}
+    write_json(tmp_path / "mine.json", leaky)
+    assert main([*command, "--split", str(tmp_path / "mine.json"), "--out", str(tmp_path / "o")]) == 1
+    assert names(tmp_path / "o") == {"section-on-both-sides"}
+    for wrong in (["--embedding", "other"], ["--run", str(tmp_path / "none")], ["--section-column", "nobody"]):
+        assert main([*command, *wrong]) == 2
+    capsys.readouterr()
+    assert main(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(said in shown for said in ("240", "6 values: P0, P1", "mine: 8 numbers"))
+
+
+def test_info_shows_the_audit_of_a_run_as_audit_does(cohort, tmp_path, capsys):
+    held = {s: [str(b) for b in cohort[s].table.obs_names[5::12]] for s in cohort.ids}
+    declare(cohort, "95-5", level="within-section", train=cohort.ids, test=cohort.ids, test_locations=held)
+    (made,) = audit(cohort.path, split="95-5").audits
+    printed = capsys.readouterr().out
+    assert printed.count("neighbours-on-both-sides") == 1
+    assert "sections S0, S1, S2, S3" in printed
+    run = run_folder(tmp_path / "run", kind="bench", audit=made.model_dump(mode="json"))
+    assert info(run).facts["audit"] == "failed: neighbours-on-both-sides"
+    shown = capsys.readouterr().out
+    assert printed in shown
+    assert "severity" not in shown
 
 
 # ---- the docs

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from triglyph.bench.comparison import Comparison, comparisons
+from triglyph.bench.labels.labelled import LabelProtocol
 from triglyph.bench.null import NULL
+from triglyph.bench.registry import PROTOCOLS, protocol
 from triglyph.errors import ContractError
 from triglyph.metrics.paired import compare, corrected
 from triglyph.metrics.result import Result
@@ -43,7 +45,7 @@ def test_all_pairs_equal_comparisons_of_the_values_with_holm_over_the_three(run,
     found = comparisons({"run": run})
     pairs = [("ours", "theirs"), ("ours", "mean"), ("theirs", "mean")]
     assert [c.paired for c in found] == corrected([compare(values[a], values[b], names=(a, b)) for a, b in pairs])
-    assert {c.family for c in found} == {"3 tests of auroc, expression->label, patient: all pairs"}
+    assert {c.family for c in found} == {"3 tests of auroc, label, patient: all pairs"}
     assert {c.quantity.protocol for c in found} == {STAMP}
 
 
@@ -148,6 +150,28 @@ def test_levels_are_never_mixed_and_within_patients_nothing_is_claimed_of_others
 def test_models_that_were_not_judged_alike_are_refused_by_name_of_what_differs(values, change, words):
     with pytest.raises(ContractError, match=words):
         comparisons({"a": rows("ours", values["ours"]), "b": rows("theirs", values["theirs"], **change)})
+
+
+def test_labels_read_off_an_image_and_off_expression_are_one_question_and_each_says_what_it_read(values):
+    image = rows("theirs", values["theirs"], direction="image->label")
+    (found,) = comparisons({"a": rows("ours", values["ours"]), "b": image})
+    assert found.paired == compare(values["ours"], values["theirs"], names=("ours", "theirs"))
+    assert found.notes == ("ours reads expression and theirs reads image",)
+    # One model asked twice is two, as one that differs between runs is.
+    (twice,) = comparisons({"a": rows("m", values["ours"]), "b": rows("m", values["theirs"], direction="image->label")})
+    assert (twice.paired.a, twice.paired.b) == ("m @ a", "m @ b")
+    words = [rows(m, values[m], direction=f"text->{d}") for m, d in (("ours", "image"), ("theirs", "expression"))]
+    assert comparisons({"a": words[0], "b": words[1]}) == []
+
+
+def test_what_labels_are_read_off_is_in_the_rows_and_not_in_the_digest():
+    readers = [name for name, of in PROTOCOLS.items() if issubclass(of, LabelProtocol)]
+    assert {"linear-probe", "knn-20", "clustering", "batch-effect"} < set(readers)
+    for name in readers:
+        image, expression = (protocol(name, {"modality": m}) for m in ("image", "expression"))
+        assert image.stamp == expression.stamp
+        assert image.direction != expression.direction
+    assert protocol("linear-probe", {"variant": "A"}).stamp != protocol("linear-probe").stamp
 
 
 def test_a_model_judged_by_two_variants_is_compared_on_the_one_that_both_have(values):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,12 @@ from bench_fakes import FakeModel, FakeSection, trial
 from support import needs_shared
 from test_bench_her2st import StainTexture, tissue  # noqa: F401
 from test_bench_her2st import trial as her2st_trial
+from triglyph.bench.baselines import beside
 from triglyph.bench.contracts import Subject
-from triglyph.bench.features import Constant
+from triglyph.bench.expression import predictors
+from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.features import Constant, Features
+from triglyph.bench.hescape.expression import HescapeExpression
 from triglyph.bench.hest.genes import variable_genes
 from triglyph.bench.hest.protocol import (
     TRANSDUCTIVE_GENES,
@@ -33,6 +38,7 @@ from triglyph.bench.hest.protocol import (
     HestTrainingGenes,
     with_variants,
 )
+from triglyph.bench.standing import standing
 from triglyph.errors import ContractError, GeneError, RecipeError, SplitError
 
 GENES = tuple(f"G{i:02d}" for i in range(5, 35))
@@ -208,7 +214,7 @@ def test_alpha_is_never_chosen_by_test_sections():
     protocol = HestAlphaCv(genes=GENES, n_components=30)
     before = pooled(protocol.run(Subject("wide", model), made), "mse").value
     shuffled = replace(made, test=(*made.test, FakeSection("test9.0", "other", seed=3)))
-    shuffled = replace(shuffled, patients={**made.patients, "test9.0": "other"})
+    shuffled = replace(shuffled, patients={**made.patients, "test9.0": "other"}, memo={})
     after = protocol.run(Subject("wide", model), shuffled)
     assert one(after, metric="mse", aggregation="per-section", group="test0.0").value == pytest.approx(before)
 
@@ -226,7 +232,7 @@ def test_every_row_set_has_its_own_name_and_digest_and_shares_the_given_constant
     protocols = with_variants(HestBenchmark(genes=GENES, block_um=750.0, pca_seed=4))
     assert [type(p) for p in protocols] == list(ALL)
     assert len({p.stamp for p in protocols}) == len(ALL) == len({p.name for p in protocols})
-    assert all(p.stamp.startswith(f"{p.name}/1/") for p in protocols)
+    assert all(p.stamp.startswith(f"{p.name}/2/") for p in protocols)
     assert {p.block_um for p in protocols} == {750.0}
     assert {p.pca_seed for p in protocols} == {4}
     assert [p.genes for p in protocols] == [GENES] * 5 + [()]
@@ -362,6 +368,50 @@ def test_genes_are_given_as_a_list_or_as_the_file_of_the_benchmark(tmp_path):
 def test_a_given_list_counts_as_having_seen_the_test_set_unless_it_is_said_otherwise():
     assert HestBenchmark(genes=GENES).card().transductive == (TRANSDUCTIVE_GENES,)
     assert HestBenchmark(genes=GENES, genes_chosen_on="elsewhere").card().transductive == ()
+
+
+# ---- what stands beside
+
+
+class Stain(Features):
+    """Seven features, of which the first stands for haematoxylin."""
+
+    def features(self, section):
+        return section.state[:, :7], np.ones(len(section.state), bool)
+
+
+def test_every_protocol_of_expression_has_every_baseline_and_lays_two_sections_onto_each_other_once(monkeypatch):
+    made = trial(train=2, test=2, side=10)
+    copy, other = made.test
+    copy.state, copy.counts = made.train[0].state, made.train[0].counts
+    copy.patient = made.patients[copy.id] = made.train[0].patient
+    for section in (*made.train, *made.test):
+        section.info = SimpleNamespace(block="one")
+    laid, reached = [], []
+    monkeypatch.setattr(predictors, "place", lambda xy, _, **onto: laid.append(onto) or xy)
+    subject, stain = Subject("fake", FakeModel(), seed=3), Stain()
+    protocols = [p(n_genes=20, n_boot=5) for p in (HestBenchmark, HestIntercept, HescapeExpression, Expression)]
+    for protocol in protocols:
+        rows = [r for s in beside(protocol, made, subject, stain) for r in protocol.run(s, made)]
+        found = {r.model: r for r in rows if r.metric == "pearson" and r.aggregation == "per-section"}
+        roles = {name.removeprefix("fake: "): found[name].role for name in found if not name.endswith("alignment")}
+        assert set(roles) == set(standing(protocol)["baselines and controls"])
+        assert {name for name in roles if roles[name] == "control"} == {"shuffled pairs"}
+        assert {"mean", "library size", "position", "position, aligned", "haematoxylin mean", "stain-texture"} < set(
+            roles
+        )
+        aligned = pick(rows, model="position, aligned", metric="pearson", aggregation="per-section")
+        assert {r.group: r.level for r in aligned} == {copy.id: "within-patient", "all": "within-patient"}
+        assert aligned[0].value == pytest.approx(1.0)  # a copy that lies as its original
+        null = pick(rows, model="fake: shuffled pairs", metric="pearson", aggregation="per-section", group=other.id)
+        truth = pick(protocol.run(subject, made), model="fake", metric="pearson", group=other.id)
+        reached.append((abs(null[0].value), truth[0].value))
+        assert (null[0].ci_low, null[0].seed) == (None, 3)
+    null, truth = np.mean(reached, axis=0)
+    assert null < truth / 2
+    assert len(laid) == 1
+    unfit = Subject("counts", FakeModel(modalities=("expression",)))
+    assert "counts: shuffled pairs" not in {s.name for s in beside(protocols[0], made, unfit, stain)}
 
 
 # ---- rows

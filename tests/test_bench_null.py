@@ -11,6 +11,7 @@ from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.null import NULL, NULL_HIGH, NULL_MEAN, null_rows, summaries, verdict, verdicts
+from triglyph.bench.registry import PROTOCOLS
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.suite import applicable, evaluate
 from triglyph.bench.table import markdown, merge, show, tabulate
@@ -91,8 +92,9 @@ def test_too_few_refits_or_no_null_are_refused(judged):
 def test_a_suite_judges_the_method_its_baselines_and_its_null_in_one_table():
     made = trial(train=3, test=1)
     model = FakeModel()
-    protocols = applicable(model, made)
-    assert [type(p) for p in protocols] == [Retrieval, ZeroShot, LinearProbe, Expression]
+    core = (Retrieval, ZeroShot, LinearProbe, Expression)
+    protocols = [p for p in applicable(model, made).protocols if type(p) in core]
+    assert [type(p) for p in protocols] == list(core)
     said = []
     rows = evaluate(
         Subject("method", model), made, protocols, stain_texture=FakeModel(), refit=RandomModel, report=said.append
@@ -119,8 +121,25 @@ def test_a_suite_judges_the_method_its_baselines_and_its_null_in_one_table():
 
 def test_only_protocols_that_fit_are_applied():
     made = trial(unlabelled=tuple(range(196)))
-    assert [p.name for p in applicable(FakeModel(), made)] == ["retrieval", "expression"]
-    assert [p.name for p in applicable(FakeModel(modalities=("expression",)), trial())] == ["linear-probe"]
+    offer = applicable(FakeModel(), made)
+    assert [p.name for p in offer.protocols] == ["retrieval", "expression", "hest-benchmark"]
+    assert offer.left_out["knn-20"] == "no test location has a label"
+    offer = applicable(FakeModel(modalities=("expression",)), trial())
+    read = ["linear-probe", "knn-20", "simpleshot", "clustering", "label-retrieval", "batch-effect"]
+    assert [p.name for p in offer.protocols] == read
+    assert {p.modality for p in offer.protocols} == {"expression"}
+    assert (offer.left_out["expression"], offer.left_out["retrieval"]) == ("needs an image", "needs two modalities")
+
+
+def test_every_protocol_is_offered_by_all_or_left_out_with_a_reason():
+    for model in (FakeModel(), FakeModel(modalities=("image",))):
+        offer = applicable(model, trial())
+        offered = {p.name for p in offer.protocols}
+        assert not offered & set(offer.left_out)
+        assert all(offer.left_out.values())
+        variants = {name for name in PROTOCOLS if name.startswith("hest-benchmark-")}
+        assert offered | set(offer.left_out) | variants == {*PROTOCOLS, "hest-benchmark-*"}
+    assert applicable(None, trial()).protocols == ()
 
 
 # ---- tables

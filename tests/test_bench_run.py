@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ import torch
 
 import small
 from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.protocol import FoldError
 from triglyph.bench.refits import ShuffledRefits
 from triglyph.bench.retrieval import Retrieval
 from triglyph.encoders.base import Encoded, Encoder, EncoderCard
 from triglyph.errors import ContractError, RecipeError, SplitError, StorageError
 from triglyph.metrics.result import read_results
-from triglyph.tissue.split import holdout
+from triglyph.tissue.split import Fold, Split, holdout
 from triglyph.workflows.bench import bench_compare, bench_list, bench_show
 from triglyph.workflows.bench_run import bench_run
 
@@ -49,7 +52,7 @@ def run(cohort, out, **changes):
 def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(cohort, tmp_path, capsys):
     out = run(cohort, tmp_path / "run", set=["n_genes=5"])
     rows = read_results(out)
-    beside = {"mean", "library size", "position", "toy: shuffled pairs", "ceiling: count thinning"}
+    beside = {"mean", "library size", "position", "toy: shuffled pairs", "ceiling: counting noise"}
     assert {r.model for r in rows} == {"toy", *beside}
     assert {r.role for r in rows} == {"method", "baseline", "control", "ceiling"}
     genes = pl.read_parquet(out / "genes.parquet")
@@ -65,9 +68,45 @@ def test_a_run_leaves_its_rows_its_table_and_a_manifest_that_says_what_was_done(
     assert "expression" in capsys.readouterr().out
 
 
-def test_all_takes_every_protocol_that_applies(cohort, tmp_path):
-    rows = read_results(run(cohort, tmp_path / "run", name="all", baselines=False))
-    assert {r.task for r in rows} == {"linear-probe", "expression"}
+def test_all_takes_every_protocol_that_applies_and_says_what_it_leaves_out(cohort, tmp_path, monkeypatch, capsys):
+    # Communities take seconds of imports that show nothing here.
+    one_community = lambda x, *, resolutions, **_: {r: np.zeros(len(x)) for r in resolutions}  # noqa: E731
+    monkeypatch.setattr("triglyph.bench.labels.clustering.leiden", one_community)
+    out = run(cohort, tmp_path / "run", name="all", baselines=False)
+    labels = {"linear-probe", "knn", "few-shot", "clustering", "label-retrieval", "batch-effect"}
+    assert {r.task for r in read_results(out)} == {*labels, "expression"}
+    left_out = json.loads((out / "manifest.json").read_text())["left_out"]
+    assert "retrieval: needs two modalities" in left_out
+    printed, table = capsys.readouterr().out, (out / "table.md").read_text()
+    assert all(f"- {note}" in table for note in left_out)
+    assert all(note.split(":")[0] in printed for note in left_out)
+
+
+def split_of(cohort, name, *tested):
+    """A split with one fold for each group of tested sections."""
+    folds = [
+        Fold(name=f"fold{i}", train=tuple(s for s in cohort.ids if s not in test), test=tuple(test))
+        for i, test in enumerate(tested)
+    ]
+    cohort.save_split(Split(name=name, level="patient", folds=tuple(folds)))
+    return name
+
+
+def test_a_fold_that_lacks_what_a_protocol_needs_is_left_out_in_words_and_the_rest_is_judged(cohort, tmp_path, capsys):
+    a, b, c, d = cohort.ids
+    out = run(cohort, tmp_path / "run", name="batch-effect", split=split_of(cohort, "uneven", [a], [b, c], [c, d]))
+    rows = [r for r in read_results(out) if r.metric == "ilisi"]
+    single = [r.value for r in rows if r.model == "toy" and r.fold]
+    assert {r.fold for r in rows} == {"fold1", "fold2", ""}
+    (mean,) = [r for r in rows if r.model == "toy" and not r.fold]
+    assert (mean.value, mean.n) == (pytest.approx(np.mean(single)), 2)
+    (note,) = json.loads((out / "manifest.json").read_text())["left_out"]
+    assert note == f"batch-effect, fold fold0 (toy, position): level patient: only one section, {a}"
+    assert note in (out / "table.md").read_text()
+    assert "only one section" in capsys.readouterr().out
+    with pytest.raises(FoldError, match="only one section"):
+        run(cohort, tmp_path / "other", name="batch-effect", split=split_of(cohort, "ones", *([s] for s in cohort.ids)))
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["run"]
 
 
 def test_features_are_found_by_fingerprint_too_and_an_ambiguous_name_is_refused(cohort, tmp_path):
@@ -97,19 +136,57 @@ def test_features_are_found_by_fingerprint_too_and_an_ambiguous_name_is_refused(
         ({"name": "ridge"}, RecipeError, "no protocol"),
         ({"set": ["n_gene=3"]}, RecipeError, "n_genes"),
         ({"name": "all", "set": ["n_genes=3"]}, RecipeError, "belong to one protocol"),
+        ({"name": "linear-probe", "set": ["variant=a"]}, RecipeError, "'her2st', 'A', 'B' or 'C'"),
+        ({"null": 3}, RecipeError, "95th percentile"),
+        ({"allow": ["donors"]}, RecipeError, "no finding donors"),
+        ({"embedding": None, "model": Path("nowhere")}, StorageError, "not a run"),
         ({"prompts": "missing.yaml", "name": "all"}, RecipeError, "no such file"),
         ({"prompts": "missing.yaml"}, RecipeError, "has no prompts"),
         ({"panel": Path("panel.txt")}, RecipeError, "has no panel"),
+    ],
+)
+def test_what_options_alone_show_is_said_before_anything_is_opened(cohort, tmp_path, monkeypatch, changes, error, says):
+    monkeypatch.setattr("triglyph.workflows.bench_subjects.open_cohort", lambda *_, **__: pytest.fail("opened"))
+    if "prompts" in changes:
+        changes = {**changes, "prompts": tmp_path / changes["prompts"]}
+    with pytest.raises(error, match=says):
+        run(cohort, tmp_path / "run", **changes)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
         ({"label_column": "class"}, RecipeError, "how to read an .h5ad"),
         ({"name": "retrieval"}, ContractError, "two modalities"),
     ],
 )
 def test_what_cannot_be_run_is_said_and_nothing_is_left(cohort, tmp_path, changes, error, says):
-    if "prompts" in changes:
-        changes = {**changes, "prompts": tmp_path / changes["prompts"]}
     with pytest.raises(error, match=says):
         run(cohort, tmp_path / "run", **changes)
-    assert not [p for p in tmp_path.iterdir() if not p.name.endswith(".lock")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals_load_nothing_heavy(cohort, tmp_path):
+    code = """
+import sys
+from triglyph.errors import TriglyphError
+from triglyph.workflows.bench_run import bench_run
+good = dict(cohort=sys.argv[1], out=sys.argv[2], embedding="toy", split="held-out")
+for name, wrong in (
+    ("expression", {"split": "other"}), ("expression", {"embedding": None, "model": "nowhere"}),
+    ("ridge", {}), ("expression", {"set": ["n_gene=3"]}),
+):
+    try:
+        bench_run(name, **{**good, **wrong})
+    except TriglyphError:
+        print("refused")
+print([m for m in ("torch", "spatialdata", "anndata", "sklearn", "scipy.stats") if m in sys.modules])
+"""
+    command = [sys.executable, "-c", code, str(cohort.path), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:5] == ["refused"] * 4 + ["[]"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_there_is_never_written_over(cohort, tmp_path, capsys):
@@ -129,7 +206,7 @@ def test_runs_are_compared_on_the_screen_and_in_a_folder(cohort, tmp_path, capsy
     written = ("html", "csv", "tex", "md")
     assert {p.name for p in target.iterdir()} == {*(f"comparison.{e}" for e in written), "tests.csv", "patients.csv"}
     text = (target / "comparison.md").read_text()
-    assert text.count("protocol expression/1/") == 2
+    assert text.count("protocol expression/") == 2
     assert " @ " not in text  # equal values of equal quantities are one column
     assert "toy" in capsys.readouterr().out
     page = (target / "comparison.html").read_text()

@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from support import SHARED, needs_shared
+from triglyph.metrics.expression import without_depth
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "simulator"))
 slices = importlib.import_module("slices")
@@ -171,12 +172,6 @@ def test_a_core_gene_that_equals_a_target_is_found_by_min_mae():
     assert found(rows, "Min-MAE", "spearman, pooled") == pytest.approx(1.0)
 
 
-def test_depth_alone_is_worth_nothing_once_depth_is_removed():
-    depth = np.random.default_rng(0).integers(100, 9000, 200).astype(float)
-    predicted = np.stack([np.log1p(depth), 3 - 2 * np.log1p(depth), np.full(200, 0.7)], axis=1)
-    assert np.all(figure_genes.without_depth(predicted, depth) == 0.0)
-
-
 def test_targets_come_from_the_training_patients_and_are_never_core():
     made = world(3, 1)
     core = figure_genes.core_panel(made, panel=None, seed=0)
@@ -196,7 +191,7 @@ def test_a_core_panel_that_sections_name_is_the_core():
     assert figure_genes.core_panel(made, panel=None) == ["GENE3", "GENE9"]
 
 
-def test_the_thinning_ceiling_is_near_what_the_true_rates_reach_and_above_ridge():
+def test_the_ceiling_is_near_what_the_true_rates_reach_and_above_ridge():
     rng = np.random.default_rng(0)
     rate = np.exp(rng.normal(0, 0.6, (2500, 40)))
     rate = rate / rate.sum(axis=1, keepdims=True) * rng.uniform(400, 800, (2500, 1))
@@ -205,10 +200,10 @@ def test_the_thinning_ceiling_is_near_what_the_true_rates_reach_and_above_ridge(
         rng.uniform(0, 5000, (2500, 2)), np.full(2500, ""),
     )  # fmt: skip
     targets = made.symbols[:10]
-    truth = figure_genes.without_depth(np.log(rate[:, :10] / rate.sum(axis=1, keepdims=True)), made.totals)
+    truth = without_depth(np.log(rate[:, :10] / rate.sum(axis=1, keepdims=True)), made.totals)
     target = figure_genes.composition(made.of(targets).toarray(), made.totals)
     known = np.mean([pd.Series(truth[:, i]).corr(pd.Series(target[:, i]), method="spearman") for i in range(10)])
-    ceiling = figure_genes.thinning_ceiling(made, targets)
+    ceiling = figure_genes.ceiling(made, targets)
     assert ceiling[figure_genes.CEILING] == pytest.approx(known, abs=0.02)
 
 

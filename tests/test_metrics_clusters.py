@@ -96,6 +96,7 @@ def test_one_class_one_location_and_too_few_locations_have_no_agreement():
     x = np.random.default_rng(2).normal(size=(4, 2))
     assert np.isnan(k_means_agreement(x, ["a"] * 4).mean_ari)
     assert np.isnan(k_means_agreement(x[:1], ["a"]).mean_nmi)
+    assert np.isnan(k_means_agreement(x[:0], []).mean_ari)
     assert np.isnan(k_means_agreement(x, list("aabb"), k=5).mean_ari)
     with pytest.raises(ContractError, match="finite"):
         k_means_agreement(x * np.nan, list("aabb"))

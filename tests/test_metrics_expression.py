@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,8 +14,8 @@ from triglyph.errors import ContractError
 from triglyph.metrics.expression import (
     depth_removed_spearman,
     fraction_of_ceiling,
+    log1p_cp10k,
     mean_squared_error,
-    patient_centred_error,
     r_squared,
     without_depth,
 )
@@ -44,39 +43,35 @@ def reference_depth_removed(predicted, counts, totals):
     return [np.corrcoef(rankdata(p), rankdata(t))[0, 1] for p, t in pairs]
 
 
-def test_depth_removed_spearman_equals_the_formula_of_the_reference_per_section():
+def removed(predicted, counts, totals, mask=None):
+    return depth_removed_spearman(predicted, log1p_cp10k(counts, totals=totals).toarray(), totals=totals, mask=mask)
+
+
+def test_depth_removed_spearman_equals_the_formula_of_the_reference():
     counts, predicted = tissue()
     totals = counts.sum(axis=1).astype(float)
-    sections = np.repeat(["b", "a", "c"], 40)
-    for given_counts in (counts[:, :8], sp.csr_matrix(counts[:, :8])):
-        found = depth_removed_spearman(predicted, given_counts, totals=totals, sections=sections)
-        assert list(found) == ["a", "b", "c"]
-        for name, values in found.items():
-            rows = sections == name
-            expected = reference_depth_removed(predicted[rows], counts[rows, :8], totals[rows])
-            np.testing.assert_allclose(values, expected, atol=1e-10)
+    expected = reference_depth_removed(predicted, counts[:, :8], totals)
+    np.testing.assert_allclose(removed(predicted, counts[:, :8], totals), expected, atol=1e-10)
+    order = np.random.default_rng(1).permutation(120)
+    moved = removed(predicted[order], counts[order, :8], totals[order])
+    np.testing.assert_allclose(moved, expected, atol=1e-10)
 
 
 def test_what_knows_depth_and_nothing_else_scores_nothing_or_near_nothing():
     counts, _ = tissue(1, n=3000)
     totals = counts.sum(axis=1).astype(float)
-    one = np.zeros(len(totals))
     exact = np.repeat(np.log1p(totals)[:, None] * 3 + 2, 8, axis=1)
-    found = depth_removed_spearman(exact, counts[:, :8], totals=totals, sections=one)["0.0"]
-    assert np.isnan(found).all()
-    constant = np.full((3000, 8), 0.1)
-    assert np.isnan(depth_removed_spearman(constant, counts[:, :8], totals=totals, sections=one)["0.0"]).all()
+    assert np.isnan(removed(exact, counts[:, :8], totals)).all()
+    assert np.isnan(removed(np.full((3000, 8), 0.1), counts[:, :8], totals)).all()
     rough = np.log1p(np.random.default_rng(0).binomial(totals.astype(int), 0.3))[:, None] + np.zeros(8)
-    found = depth_removed_spearman(rough, counts[:, :8], totals=totals, sections=one)["0.0"]
-    assert abs(found.mean()) < 0.05
+    assert abs(removed(rough, counts[:, :8], totals).mean()) < 0.05
 
 
 def test_masked_locations_take_no_part_in_the_removal_of_depth():
     counts, predicted = tissue(2)
     totals = counts.sum(axis=1).astype(float)
     mask = np.random.default_rng(0).random((120, 8)) < 0.7
-    hidden = np.where(mask, predicted, np.nan)
-    found = depth_removed_spearman(hidden, counts[:, :8], totals=totals, sections=np.zeros(120), mask=mask)["0.0"]
+    found = removed(np.where(mask, predicted, np.nan), counts[:, :8], totals, mask)
     expected = []
     for g in range(8):
         rows = mask[:, g]
@@ -87,55 +82,24 @@ def test_masked_locations_take_no_part_in_the_removal_of_depth():
 def test_sections_of_one_location_and_of_one_depth_are_handled():
     counts, predicted = tissue(3, n=11)
     totals = np.full(11, 500.0)
-    sections = np.array(["a"] * 10 + ["b"])
-    found = depth_removed_spearman(predicted, counts[:, :8], totals=totals, sections=sections)
-    assert np.isnan(found["b"]).all()
-    np.testing.assert_allclose(found["a"], reference_depth_removed(predicted[:10], counts[:10, :8], totals[:10]))
+    assert np.isnan(removed(predicted[10:], counts[10:, :8], totals[10:])).all()
+    expected = reference_depth_removed(predicted[:10], counts[:10, :8], totals[:10])
+    np.testing.assert_allclose(removed(predicted[:10], counts[:10, :8], totals[:10]), expected)
     np.testing.assert_allclose(without_depth(predicted, totals), predicted - predicted.mean(axis=0), atol=1e-12)
-
-
-def test_the_order_of_locations_changes_nothing():
-    counts, predicted = tissue(4)
-    totals, order = counts.sum(axis=1).astype(float), np.random.default_rng(1).permutation(120)
-    groups = np.repeat(["a", "b"], 60)
-    truth = np.log1p(counts[:, :8])
-    whole = depth_removed_spearman(predicted, counts[:, :8], totals=totals, sections=groups)
-    moved = depth_removed_spearman(predicted[order], counts[order, :8], totals=totals[order], sections=groups[order])
-    for name, values in whole.items():
-        np.testing.assert_allclose(moved[name], values, atol=1e-12)
-    np.testing.assert_allclose(
-        patient_centred_error(predicted[order], truth[order], patients=groups[order]),
-        patient_centred_error(predicted, truth, patients=groups),
-    )
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_the_error_without_patients_means_equals_a_loop(data):
+def test_the_centred_error_equals_a_loop(data):
     shape = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3))
     a, b = (data.draw(arrays(np.float64, shape, elements=COARSE)) for _ in range(2))
     mask = data.draw(arrays(bool, shape))
-    patients = np.array(data.draw(st.lists(st.sampled_from("AB"), min_size=shape[0], max_size=shape[0])))
     expected = []
     for g in range(shape[1]):
-        parts = [(a - b)[mask[:, g] & (patients == p), g] for p in "AB"]
-        squares = np.concatenate([(p - p.mean()) ** 2 if len(p) else p for p in parts])
-        expected.append(squares.mean() if len(squares) else np.nan)
-    found = patient_centred_error(np.where(mask, a, np.nan), b, patients=patients, mask=mask)
+        errors = (a - b)[mask[:, g], g]
+        expected.append(errors.var() if len(errors) else np.nan)
+    found = mean_squared_error(np.where(mask, a, np.nan), b, mask=mask, centred=True)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-def test_with_one_patient_it_is_the_centred_error_and_an_offset_of_each_patient_costs_nothing():
-    rng = np.random.default_rng(5)
-    a, b = rng.normal(size=(60, 4)), rng.normal(size=(60, 4))
-    patients = np.repeat([1, 2, 3], 20)
-    np.testing.assert_allclose(
-        patient_centred_error(a, b, patients=np.zeros(60)), mean_squared_error(a, b, centred=True)
-    )
-    offset = rng.normal(size=(3, 4))[patients - 1] * 10
-    np.testing.assert_allclose(
-        patient_centred_error(a + offset, b, patients=patients), patient_centred_error(a, b, patients=patients)
-    )
 
 
 def test_r_squared_to_the_test_mean_is_scikit_learns_and_to_the_training_mean_its_named_baseline():
@@ -177,9 +141,7 @@ def test_a_fraction_of_a_ceiling_that_is_nothing_is_not_a_number():
 def test_what_does_not_fit_is_refused():
     a = np.zeros((4, 2))
     with pytest.raises(ContractError, match="differ in shape"):
-        patient_centred_error(a, a[:3], patients=np.zeros(4))
-    with pytest.raises(ContractError, match="names for 4 locations"):
-        patient_centred_error(a, a, patients=np.zeros(3))
+        mean_squared_error(a, a[:3])
     with pytest.raises(ContractError, match="means for 2 genes"):
         r_squared(a, a, about=np.zeros(3))
     with pytest.raises(ContractError, match="totals"):

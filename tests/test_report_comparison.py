@@ -292,6 +292,28 @@ def test_one_question_asked_with_two_sets_of_constants_is_compared_twice_and_nev
     assert "cccccccc on split 0123/patients: each is compared" in made.apart[0].why
 
 
+def test_probes_of_image_and_expression_meet_in_one_family_and_other_constants_are_named(tmp_path):
+    of, probe = values(6), {"task": "linear-probe", "metric": "auroc"}
+    folders = [
+        run(
+            tmp_path / name,
+            rows(name, of[name], protocol=f"linear-probe/1/{stamp}", direction=f"{reads}->label", **probe),
+            protocols={f"linear-probe/1/{stamp}": {"constants": {"variant": variant, "seed": 0}}},
+        )
+        for name, reads, stamp, variant in (
+            ("ours", "image", "bbbbbbbb", "default"),
+            ("theirs", "expression", "bbbbbbbb", "default"),
+            ("third", "expression", "dddddddd", "A"),
+        )
+    ]
+    made = study([Run.open(f) for f in folders])
+    assert [(c.paired.a, c.paired.b) for c in made.tests] == [("theirs", "ours")]
+    assert [sorted(m for m, _ in g.entries) for g in grids(made)] == [["ours", "theirs"], ["third"]]
+    (apart,) = made.apart
+    assert "protocol linear-probe/1/dddddddd here, linear-probe/1/bbbbbbbb for ours" in apart.why
+    assert apart.why.endswith("(variant is default or A)")
+
+
 def test_runs_on_one_split_that_read_other_data_are_compared_and_said(tmp_path):
     of = values(6)
     first = run(tmp_path / "a", rows("ours", of["ours"]))

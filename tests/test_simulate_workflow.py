@@ -26,6 +26,7 @@ from triglyph.tissue.simulate.presets import DIFFICULTIES, preset, preset_names
 from triglyph.tissue.simulate.registration import check_registration, registration_error
 from triglyph.tissue.simulate.specimen import Specimen
 from triglyph.workflows import simulate as workflow
+from triglyph.workflows.read import read as read_folders
 from triglyph.workflows.simulate import WORLD, simulate
 
 SIDE = "anatomy.side_um=500"
@@ -142,6 +143,9 @@ def test_a_section_that_its_vendor_names_otherwise_is_found_by_the_list(tmp_path
     assert listed["patient"].tolist() == ["P01", "P01", "P02"]
     for section, name in listed["vendor_name"].items():
         assert read("st", out / "sections" / section, tmp_path).section_id == name
+    sources, back = sorted((out / "sections").glob("[!.]*")), tmp_path / "back"
+    assert read_folders(sources, out=back, platform="st", patients=out / "sections.csv").exit_code == 0
+    assert Cohort.open(back).patients == dict(zip(listed["vendor_name"], listed["patient"], strict=True))
     # With fewer patients nothing is forgotten.
     make(out, layout="vendor", set=ST)
     assert pd.read_csv(out / "sections.csv")["section"].tolist() == list(listed.index)

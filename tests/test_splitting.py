@@ -12,14 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import small
+from audit_cases import MadeCohort
+from audit_cases import section as made_section
 from bench_fakes import FakeSection
+from triglyph.bench.audit.whole import audit_split
 from triglyph.bench.contracts import Trial
 from triglyph.cli import main
+from triglyph.encoders.registry import card
+from triglyph.encoders.registry import names as encoder_names
 from triglyph.errors import RecipeError, SourceError, SplitError
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.split import Fold, Split, level_of_folds, patient_folds
 from triglyph.tissue.split_files import read_hescape_split, read_hest_splits
-from triglyph.tissue.splitting import blocked_within, nested_folds, random_within, stratified_folds
+from triglyph.tissue.splitting import (
+    BUFFER_UM,
+    WIDEST_WINDOW_UM,
+    blocked_within,
+    nested_folds,
+    random_within,
+    stratified_folds,
+)
 from triglyph.workflows.split import _profiles, split
 
 PANEL_COLUMNS = "dataset_title,gene_panel,id,organ,disease_state,patient,preservation_method"
@@ -133,6 +145,21 @@ def test_blocks_test_every_location_once_and_training_ones_lie_further_than_the_
         assert len(corners) == 4
     assert made.level == "within-section"
     assert (made.folds[0].buffer_locations is None) == (buffer_um == 0)
+
+
+def test_the_default_buffer_keeps_windows_of_every_encoder_of_ours_apart_and_the_audit_sees_a_narrower_one():
+    widest = max(card(name).window_um or 0 for name in encoder_names("image"))
+    assert widest == WIDEST_WINDOW_UM
+    assert 2**0.5 * widest < BUFFER_UM
+    barcodes, xy = grid(side=30)
+    section = made_section("a", "p", side=30)
+    one = MadeCohort({"a": section})
+    assert np.array_equal(section.centres_um, xy)
+    # Centres 224 µm apart are not enough: on the diagonal their windows overlap.
+    for buffer, clear in (({"buffer_um": 200}, False), ({"buffer_um": 224}, False), ({}, True)):
+        made = blocked_within({"a": (barcodes, xy)}, name="w", **buffer)
+        audit = audit_split(one, made, tile_um=widest, tables=False)
+        assert (not audit.named("overlapping-tiles")) is clear, buffer
 
 
 def test_blocks_that_cannot_be_divided_are_refused():

@@ -4,7 +4,7 @@ Targets are chosen on the training patients of each fold. First comes the Spearm
 (targets as composition, log depth regressed out of the prediction, section by section); then the squared error after
 the patient's mean is taken off both sides. Pooled Spearman and squared error on log1p of raw counts mostly measure
 depth and the patient's offset; `offset share`, 1 - (error, mean removed) / error, says how much of the error that is.
-The ceiling of the first comes from thinning: see `thinning_ceiling`.
+The ceiling of the first comes from the noise of counting: see `ceiling`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from sklearn.linear_model import Ridge, RidgeCV
 from slices import Floats, Slice, common_genes, neighbour_mean, people_folds, row
 
 from triglyph.errors import GeneError
-from triglyph.metrics.bootstrap import nan_mean
 from triglyph.metrics.correlation import mean_defined, spearman
-from triglyph.metrics.expression import without_depth
+from triglyph.metrics.counting_noise import noise_free_depth_removed
+from triglyph.metrics.expression import depth_removed_spearman
 from triglyph.metrics.result import Result
-from triglyph.metrics.thinning import noise_free_correlation, split_counts
+from triglyph.metrics.thinning import split_counts
 
 FILLER = re.compile(r"SIM\d+")
 """Simulated genes without a name in biology."""
 PANEL_SIZE = 263
 """The core panel of her2st."""
 N_TARGETS = 100
-CEILING = "ceiling: count thinning"
+CEILING = "ceiling: counting noise"
 HALF = "half of the counts against all"
 SPLIT = "patients left out"
 
@@ -136,7 +136,7 @@ def genes(
             out += judge(fold, name, predict(fold))
         for patient in sorted({s.patient for s in test}):
             own = [s for s in test if s.patient == patient]
-            found = [thinning_ceiling(s, targets, seed=seed) for s in own]
+            found = [ceiling(s, targets, seed=seed) for s in own]
             out += [
                 row(
                     "genes",
@@ -198,7 +198,9 @@ def judge(fold: Fold, name: str, predicted: dict[str, Floats]) -> list[Result]:
     for patient in sorted({s.patient for s in fold.test}):
         own = [s for s in fold.test if s.patient == patient]
         removed = [
-            mean_defined(spearman(without_depth(predicted[s.id], s.totals), composition(fold.counts[s.id], s.totals)))
+            mean_defined(
+                depth_removed_spearman(predicted[s.id], composition(fold.counts[s.id], s.totals), totals=s.totals)
+            )
             for s in own
         ]
         p, y = fold.stacked(predicted, own), fold.stacked(fold.y, own)
@@ -233,29 +235,24 @@ def composition(counts: Floats, totals: Floats) -> Floats:
     return np.log1p(counts / np.maximum(totals, 1.0)[:, None] * 1e4)
 
 
-def thinning_ceiling(s: Slice, targets: Sequence[str], *, seed: int = 0, draws: int = 4) -> dict[str, float]:
-    """Two readings of how well the counts of a section know themselves, by splitting each count in two at random.
+def ceiling(s: Slice, targets: Sequence[str], *, seed: int = 0, draws: int = 4) -> dict[str, float]:
+    """Two readings of how well the counts of a section know themselves.
 
-    `CEILING`: what a predictor that knew the noise-free composition would reach. The two binomial halves of a Poisson
-    count are independent given its rate, so their correlation r (depth taken out of one, as the metric does) is the
-    reliability at half the depth; at full depth it is 2r / (1 + r) (Spearman and Brown), and a noise-free predictor
-    correlates with the counts by its square root. On Poisson counts of known rates this lies above the true value by
-    0.01 at 5,000 counts a spot and by 0.15 at 650.
+    `CEILING`: what a predictor that knew the noise-free composition could reach, by `metrics.counting_noise`.
 
-    `HALF`: half of the counts as the prediction of all of them. Prediction and target share their noise, so it bounds
-    nothing; it is here because a published figure of her2st appears to be this one.
+    `HALF`: a random half of the counts as the prediction of all of them. Prediction and target share their noise, so it
+    bounds nothing; it is here because a published figure of her2st appears to be this one.
     """
     rng = np.random.default_rng(seed)
     at = {symbol: i for i, symbol in enumerate(s.symbols)}
     columns = [at[g] for g in targets]
     whole = composition(s.counts[:, columns].toarray(), s.totals)
-    halves, half = [], []
+    half = []
     for _ in range(draws):
-        (a, depth), (b, _) = (_halved(part, columns) for part in split_counts(s.counts, rng))
-        halves.append(spearman(without_depth(a, depth), b))
-        half.append(mean_defined(spearman(without_depth(a, s.totals), whole)).value)
-    r = noise_free_correlation(nan_mean(halves, axis=0))  # averaged first: the root would lift what is noise about 0
-    return {CEILING: mean_defined(r).value, HALF: float(np.mean(half))}
+        a, _ = _halved(split_counts(s.counts, rng)[0], columns)
+        half.append(mean_defined(depth_removed_spearman(a, whole, totals=s.totals)).value)
+    bound = noise_free_depth_removed(s.counts[:, columns], s.totals)
+    return {CEILING: mean_defined(bound).value, HALF: float(np.mean(half))}
 
 
 def _halved(counts: sp.csr_matrix, columns: Sequence[int]) -> tuple[Floats, Floats]:

@@ -29,8 +29,10 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
     Rows are of one quantity where they agree in everything but fold, value and sizes: each aggregation, level and
     subject has its own. The new rows have `aggregation` "folds of <theirs>", no fold, `group` "all", and `n` the number
     of folds; the second one's metric ends in " (std of folds)". Where a fold's value is undefined or absent both are
-    None, since means over different folds are not one quantity. `null` rows are taken refit by refit; what sums refits
-    up within a fold is left out, so call `triglyph.bench.null.summaries` on the result for the null of the means.
+    None, since means over different folds are not one quantity; a fold of which its protocol has no row at all was left
+    out of it (`triglyph.bench.suite.LeftOut`) and counts for nobody. `null` rows are taken refit by refit; what sums
+    refits up within a fold is left out, so call `triglyph.bench.null.summaries` on the result for the null of the
+    means.
 
     Parameters
     ----------
@@ -43,8 +45,10 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
     """
     groups: dict[tuple[object, ...], list[Result]] = {}
     rows = list(rows)
-    folds = {row.fold for row in rows if row.fold}
+    judged: dict[str, set[str]] = {}
     for row in rows:
+        if row.fold:
+            judged.setdefault(row.protocol, set()).add(row.fold)
         summary = row.model in (NULL_MEAN, NULL_HIGH)
         if row.fold and row.group == "all" and not summary and not row.aggregation.startswith(FOLDS):
             groups.setdefault(_quantity(row), []).append(row)
@@ -53,6 +57,7 @@ def across_folds(rows: Iterable[Result]) -> list[Result]:
         if len(of) < 2:
             continue
         values = [row.value for row in of if row.value is not None]
+        folds = judged[of[0].protocol]
         if whole := len(values) == len(folds):
             mean, spread = float(np.mean(values)), float(np.std(values))
         elif values:

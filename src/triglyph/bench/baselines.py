@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from triglyph.bench.contracts import Embedder, Subject, Trial
@@ -15,9 +17,10 @@ from triglyph.bench.expression.predictors import (
     block_of,
 )
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
-from triglyph.bench.features import Columns, Constant, Depth, Position
+from triglyph.bench.features import Columns, Depth, Position
 from triglyph.bench.hescape.mutation import HescapeMutation, mutation_baselines
 from triglyph.bench.hescape.retrieval import HescapeRetrieval
+from triglyph.bench.hest.protocol import HestBenchmark
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.representations import NEIGHBOURLY, REPRESENTATIONS, Places
 from triglyph.bench.retrieval import Retrieval
@@ -50,10 +53,6 @@ def beside(
     placed = all(np.isfinite(s.centres_um).all() for s in (*trial.train, *trial.test))
     if isinstance(protocol, GenesFromGenes):
         return core_baselines(placed=placed)
-    if isinstance(protocol, Expression):
-        shuffled = [] if subject is None else [_shuffled(protocol, subject)]
-        others = expression_baselines(trial, stain_texture, placed=placed, modality=protocol.modality)
-        return [*others, *shuffled]
     if isinstance(protocol, HescapeMutation):
         return mutation_baselines(protocol, stain_texture)
     if isinstance(protocol, Retrieval | HescapeRetrieval):
@@ -62,36 +61,40 @@ def beside(
     if protocol.task in LABEL_TASKS:
         modality = getattr(protocol, "modality", "image")
         return label_baselines(trial, modality, stain_texture, placed=placed, places=places)
-    if protocol.task == "expression":
-        return feature_baselines(stain_texture, placed=placed, modality=getattr(protocol, "modality", "image"))
+    if isinstance(protocol, Expression | HestBenchmark):
+        others = expression_baselines(trial, stain_texture, placed=placed, modality=protocol.modality)
+        return [*others, *shuffled_pairs(protocol, trial, subject)]
     return []
-
-
-def feature_baselines(stain_texture: Embedder | None, *, placed: bool, modality: str = "image") -> list[Subject]:
-    """Features that protocols of predicted expression read like any encoder's."""
-    subjects = [
-        Subject("mean", Constant(modality), role="baseline"),
-        Subject("library size", Depth(modality), role="baseline", transductive=DEPTH),
-    ]
-    if placed:
-        subjects.append(Subject("position", Position(modality=modality), role="baseline", transductive=PLACES))
-    if stain_texture is not None and modality == "image":
-        subjects.append(Subject("haematoxylin mean", Columns(stain_texture, (0,)), role="baseline"))
-        subjects.append(Subject("stain-texture", stain_texture, role="baseline"))
-    return subjects
 
 
 def expression_baselines(
     trial: Trial, stain_texture: Embedder | None, *, placed: bool, modality: str = "image"
 ) -> list[Subject]:
-    """Subjects for `expression`: `feature_baselines`, and position in aligned sections where a block is shared."""
-    subjects = [s for s in feature_baselines(stain_texture, placed=placed, modality=modality) if s.name != "mean"]
-    subjects.insert(0, Subject("mean", TrainingMean(), role="baseline"))
+    """Subjects for protocols that predict expression from features."""
+    subjects = [
+        Subject("mean", TrainingMean(), role="baseline"),
+        Subject("library size", Depth(modality), role="baseline", transductive=DEPTH),
+    ]
+    if placed:
+        subjects.append(Subject("position", Position(modality=modality), role="baseline", transductive=PLACES))
+    if stain_texture is None:
+        return subjects
+    if modality == "image":
+        subjects.append(Subject("haematoxylin mean", Columns(stain_texture, (0,)), role="baseline"))
+        subjects.append(Subject("stain-texture", stain_texture, role="baseline"))
     blocks = {block_of(s) for s in trial.train} - {""}
-    if placed and stain_texture is not None and any(block_of(s) in blocks for s in trial.test):
+    if placed and any(block_of(s) in blocks for s in trial.test):
         aligned = AlignedPosition(stain_texture)
         subjects.append(Subject("position, aligned", aligned, role="baseline", transductive=ALIGNED))
     return subjects
+
+
+def shuffled_pairs(protocol: Protocol, trial: Trial, subject: Subject | None) -> list[Subject]:
+    """The control of a subject that has features: the same, fitted on pairs that mean nothing."""
+    if subject is None or getattr(protocol, "modality", "image") not in subject.modalities:
+        return []
+    source = ShuffledPairs(subject.source, trial, seed=protocol.seed)
+    return [replace(subject, name=f"{subject.name}: shuffled pairs", source=source, role="control")]
 
 
 def core_baselines(*, placed: bool) -> list[Subject]:
@@ -132,10 +135,3 @@ def retrieval_baselines(trial: Trial, stain_texture: Embedder | None, *, placed:
     if stain_texture is not None:
         subjects.append(ridge_retrieval(stain_texture, trial, name="stain-texture + ridge"))
     return subjects
-
-
-def _shuffled(protocol: Expression, subject: Subject) -> Subject:
-    shuffled = ShuffledPairs(
-        subject, protocol.modality, protocol.features, protocol.standardise, protocol.alphas, seed=protocol.seed
-    )
-    return Subject(f"{subject.name}: shuffled pairs", shuffled, role="control", transductive=subject.transductive)

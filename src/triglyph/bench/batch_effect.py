@@ -18,12 +18,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.hescape.clinical import section_values
 from triglyph.bench.labels.labelled import Labelled, LabelProtocol
-from triglyph.bench.protocol import ProtocolCard
+from triglyph.bench.protocol import FoldError, ProtocolCard
 from triglyph.bench.ridge import PER_SECTION_NOTE, Standardise
 from triglyph.bench.rows import PATIENT, Rows
 from triglyph.errors import ContractError
@@ -134,7 +134,7 @@ class BatchEffect(LabelProtocol):
                 for metric, value in values.items()
             ]
         if not out:
-            raise ContractError(
+            raise FoldError(
                 "; ".join(reasons) or f"no labelled test section has a {self.batch}",
                 where=f"{self.name}, split {trial.split!r}, fold {trial.fold or '0'}",
                 mend="test on labelled sections of two batches or more, or name another `batch`: mixing says nothing "
@@ -265,5 +265,5 @@ def _jackknife(without: Floats, value: float) -> Interval | None:
     if np.isnan(value) or np.isnan(without).any():
         return None
     error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
-    reach = float(student_t.ppf((1.0 + COVERAGE) / 2, n - 1)) * error
+    reach = float(stdtrit(n - 1, (1.0 + COVERAGE) / 2)) * error
     return Interval(max(0.0, value - reach), min(1.0, value + reach), PATIENT, n)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from triglyph.bench.null import Key
 from triglyph.bench.null import key as row_key
 from triglyph.errors import ContractError
 from triglyph.metrics.merit import is_merit, lower_is_better
@@ -25,11 +26,17 @@ from triglyph.metrics.paired import Paired, compare, corrected
 from triglyph.metrics.result import Level, Result
 
 
+def asked(direction: str) -> str:
+    """What is asked, whatever it is read off: an image and expression that tell labels answer one question."""
+    return "label" if direction.endswith("->label") else direction
+
+
 class Quantity(NamedTuple):
     """What two models must share to be compared."""
 
     task: str
     direction: str
+    """As `asked`."""
     metric: str
     level: Level
     protocol: str
@@ -39,7 +46,7 @@ class Quantity(NamedTuple):
     @classmethod
     def of(cls, row: Result) -> Quantity:
         """The quantity of a row."""
-        return cls(row.task, row.direction, row.metric, row.level, row.protocol, row.split)
+        return cls(row.task, asked(row.direction), row.metric, row.level, row.protocol, row.split)
 
     @property
     def topic(self) -> tuple[str, ...]:
@@ -47,7 +54,7 @@ class Quantity(NamedTuple):
         return (*self[:4], self.protocol.split("/", maxsplit=1)[0])
 
     def words(self) -> str:
-        """`auroc, expression->label, patient`"""
+        """`auroc, label, patient`"""
         return ", ".join(part for part in (self.metric, self.direction, self.level) if part)
 
 
@@ -158,7 +165,7 @@ def _values(runs: Mapping[str, Sequence[Result]], metrics: set[str] | None) -> V
     ]
     seen: dict[tuple[object, ...], set[float | None]] = {}
     for _, row in rows:
-        seen.setdefault((row.model, row.seed, row_key(row)), set()).add(row.value)
+        seen.setdefault((row.model, row.seed, question(row)), set()).add(row.value)
     several = {str(identity[0]) for identity, of in seen.items() if len(of) > 1}
     out: Values = {}
     for run, row in rows:
@@ -172,6 +179,11 @@ def _values(runs: Mapping[str, Sequence[Result]], metrics: set[str] | None) -> V
                 mend="give every run rows of its own",
             )
     return out
+
+
+def question(row: Result) -> Key:
+    """As `triglyph.bench.null.key`, whatever labels are read off."""
+    return row_key(row.model_copy(update={"direction": asked(row.direction)}))
 
 
 def _shared(values: Values, a: str, b: str) -> list[Quantity]:
@@ -235,6 +247,9 @@ def _notes(
 ) -> Iterable[str]:
     if quantity.level != "patient":
         yield f"level {quantity.level}: no claim about unseen patients"
+    read = [sorted({r.direction.split("->")[0] for s in side.values() for r in s.values()}) for side in (one, other)]
+    if read[0] != read[1]:
+        yield " and ".join(f"{name} reads {', '.join(of)}" for name, of in zip(names, read, strict=True))
     compared = {patient for patient, _ in places}
     for name, side in zip(names, (one, other), strict=True):
         alone = sorted({patient for patient, _ in side} - compared)

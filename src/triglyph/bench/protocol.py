@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.cards import Card, Frozen
-from triglyph.errors import RecipeError
+from triglyph.errors import ContractError, RecipeError
 from triglyph.metrics.bootstrap import N_BOOT
 from triglyph.metrics.result import Result
 
@@ -41,6 +41,10 @@ PER_SECTION = {
 
 LABEL_TASKS = {"linear-probe", "knn", "few-shot", "learning-curve", "clustering", "label-retrieval", "batch-effect"}
 """Tasks that read labels off an embedding."""
+
+
+class FoldError(ContractError):
+    """A fold lacks what a protocol needs, such as a second section: it is left out in words, others are judged."""
 
 
 class Protocol(Frozen, abc.ABC):
@@ -74,8 +78,10 @@ class Protocol(Frozen, abc.ABC):
         ------
         SplitError
             A test section was trained on.
+        FoldError
+            The sections of this fold lack what the protocol needs.
         ContractError
-            The subject or the sections lack what the protocol needs.
+            The subject lacks it.
         """
 
     @property
@@ -102,8 +108,9 @@ class Protocol(Frozen, abc.ABC):
             return cls.model_validate(options)
         except ValidationError as error:
             first = error.errors()[0]
+            said = first["msg"].removeprefix("Value error, ")
             raise RecipeError(
-                f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}",
+                ": ".join(part for part in (".".join(map(str, first["loc"])), said[:1].lower() + said[1:]) if part),
                 where=f"protocol {cls.name}",
                 mend=f"its constants are {', '.join(cls.model_fields)}",
             ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from triglyph.bench.comparison import question
 from triglyph.bench.null import NULL, NULL_HIGH, Key, key
 from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.result import Result
@@ -132,7 +133,7 @@ def merge(runs: Mapping[str, Sequence[Result]]) -> list[Result]:
     for rows in runs.values():
         for row in rows:
             if row.model != NULL:
-                values.setdefault((row.model, key(row)), set()).add(row.value)
+                values.setdefault((row.model, question(row)), set()).add(row.value)
     several = {model for (model, _), found in values.items() if len(found) > 1}
     return [
         row.model_copy(update={"model": f"{row.model} @ {run}"}) if row.model in several else row

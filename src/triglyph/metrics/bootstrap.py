@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from triglyph.errors import ContractError
 from triglyph.metrics.ranking import column_mask, columns, weighted_auroc
@@ -244,7 +244,7 @@ def interval(
         return None
     # Draws of n units vary as if their mean were the population's: by (n - 1) / n too little.
     error = float(defined.std()) * np.sqrt(worth / freedom)
-    reach = float(student_t.ppf((1.0 + coverage) / 2, freedom)) * error
+    reach = float(stdtrit(freedom, (1.0 + coverage) / 2)) * error
     low, high = np.clip([value - reach, value + reach], *bounds)
     return Interval(float(low), float(high), unit, n_units)
 

@@ -136,9 +136,9 @@ def k_means_agreement(
     if truth.shape != (len(x),):
         raise ContractError(f"{truth.shape} classes for {len(x)} locations")
     n_classes = len(np.unique(truth))
-    k = n_classes if k is None else k
-    if k < 1 or n_starts < 1:
+    if (k is not None and k < 1) or n_starts < 1:
         raise ContractError(f"k = {k} and {n_starts} starts must both be at least 1")
+    k = n_classes if k is None else k
     if n_classes < 2 or len(x) < k:
         return KMeansAgreement(np.zeros(0), np.zeros(0), k, len(x))
     runs = [_agreement(KMeans(k, n_init=1, random_state=i).fit_predict(x), truth) for i in range(n_starts)]

@@ -140,39 +140,6 @@ def r_squared(
         return np.where(varies, 1.0 - error / total, np.nan)
 
 
-def patient_centred_error(
-    predicted: ArrayLike, truth: ArrayLike, *, patients: ArrayLike, mask: ArrayLike | None = None
-) -> Floats:
-    """Mean squared error of each gene after removing each patient's mean, per gene, from both sides.
-
-    What is left is the error within patients: a gene's offset between patients, which a platform or a depth makes as
-    well as biology does, costs nothing.
-
-    Parameters
-    ----------
-    predicted, truth
-        (n, genes) or (n,).
-    patients
-        (n,) names or numbers.
-    mask
-        True where measured.
-
-    Returns
-    -------
-    (genes,) over all measured locations; NaN for a gene that is nowhere measured.
-    """
-    a, b, keep = _pair(predicted, truth, mask)
-    there = np.ones(a.shape, dtype=bool) if keep is None else keep
-    error = np.where(there, a - b, 0.0)
-    total = np.zeros(a.shape[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for rows in _groups(patients, len(a)).values():
-            e, m = error[rows], there[rows]
-            centred = np.where(m, e - e.sum(axis=0) / m.sum(axis=0), 0.0)
-            total += (centred**2).sum(axis=0)
-        return np.where(there.any(axis=0), total / there.sum(axis=0), np.nan)
-
-
 def without_depth(values: ArrayLike, totals: ArrayLike, *, mask: ArrayLike | None = None) -> Floats:
     """What is left of each gene after an intercept and log1p(totals) have been regressed out by least squares.
 
@@ -213,43 +180,29 @@ def without_depth(values: ArrayLike, totals: ArrayLike, *, mask: ArrayLike | Non
 
 
 def depth_removed_spearman(
-    predicted: ArrayLike,
-    counts: Any,
-    *,
-    totals: ArrayLike,
-    sections: ArrayLike,
-    mask: ArrayLike | None = None,
-) -> dict[str, Floats]:
-    """Spearman of prediction and truth of each gene with sequencing depth removed from both, per section.
+    predicted: ArrayLike, composition: ArrayLike, *, totals: ArrayLike, mask: ArrayLike | None = None
+) -> Floats:
+    """Spearman of each gene in one section, with sequencing depth removed from both sides.
 
-    The truth becomes composition, `log1p_cp10k` by `totals`; from the prediction log depth is regressed out. Without
-    this, predicting a location's depth predicts every gene of it.
+    From the prediction log depth is regressed out; the truth is composition. Without this, predicting a location's
+    depth predicts every gene of it.
 
     Parameters
     ----------
     predicted
         (n, genes) on any scale.
-    counts
-        (n, genes) raw counts of the same genes, sparse or dense.
+    composition
+        (n, genes) `log1p_cp10k` of the counts by `totals`.
     totals
         (n,) counts of each location over all of its genes, not only over these.
-    sections
-        (n,) section of each location.
     mask
         True where measured.
 
     Returns
     -------
-    Section -> (genes,); NaN for a gene that is constant or left without variation in the section.
+    (genes,); NaN for a gene that is constant or left without variation.
     """
-    truth = log1p_cp10k(counts, totals=totals).toarray()
-    a, b, keep = _pair(predicted, truth, mask)
-    depth = np.asarray(totals, dtype=np.float64)
-    out = {}
-    for name, rows in _groups(sections, len(a)).items():
-        there = None if keep is None else keep[rows]
-        out[name] = spearman(without_depth(a[rows], depth[rows], mask=there), b[rows], mask=there)
-    return out
+    return spearman(without_depth(predicted, totals, mask=mask), composition, mask=mask)
 
 
 def fraction_of_ceiling(values: ArrayLike, ceiling: ArrayLike, *, lowest: float = 0.05) -> Floats:
@@ -272,11 +225,3 @@ def _pair(
     require_finite(a, keep, what="predictions")
     require_finite(b, keep, what="truth")
     return a, b, keep
-
-
-def _groups(names: ArrayLike, n: int) -> dict[str, NDArray[np.intp]]:
-    """Rows of each name, in the order of the names."""
-    array = np.asarray(names)
-    if array.shape != (n,):
-        raise ContractError(f"{array.shape} names for {n} locations")
-    return {str(name): np.flatnonzero(array == name) for name in np.unique(array)}

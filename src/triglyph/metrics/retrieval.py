@@ -96,6 +96,14 @@ def match_ranks(
     return ranks
 
 
+def diagonal_ranks(scores: Floats, *, ties: Ties = "mean") -> Floats:
+    """(n,) rank from 1 of entry i among row i of (n, n) scores; ties, within `TOLERANCE`, as in `match_ranks`."""
+    right = np.diagonal(scores)[:, None]
+    before = (scores > right + TOLERANCE).sum(axis=1)
+    tied = (np.abs(scores - right) <= TOLERANCE).sum(axis=1) - 1
+    return np.asarray(1.0 + before + (tied if ties == "pessimistic" else tied / 2.0), dtype=np.float64)
+
+
 def _items(items: ArrayLike | None, n: int, what: str) -> NDArray[np.int64]:
     if items is None:
         return np.arange(n, dtype=np.int64)

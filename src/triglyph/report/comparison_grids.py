@@ -8,7 +8,7 @@ from math import isnan
 from typing import NamedTuple
 
 from triglyph.bench.across_folds import FOLDS, SPREAD
-from triglyph.bench.comparison import Quantity
+from triglyph.bench.comparison import Quantity, asked
 from triglyph.bench.null import NULL_HIGH, NULL_MEAN, Key, key
 from triglyph.metrics.merit import is_merit, lower_is_better
 from triglyph.metrics.result import Level, Result
@@ -29,7 +29,7 @@ class Family(NamedTuple):
     @classmethod
     def of(cls, row: Result | Quantity) -> Family:
         """The family of a row or of a quantity."""
-        return cls(row.task, row.protocol, row.direction, row.split, row.level)
+        return cls(row.task, row.protocol, asked(row.direction), row.split, row.level)
 
     def words(self) -> str:
         """`expression, image → expression`"""

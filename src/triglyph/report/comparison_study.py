@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,11 @@ class Run:
     def allowed(self) -> list[str]:
         """Findings of the audit that the run was made in spite of (`bench run --allow NAME`)."""
         return list(self.manifest.get("allowed", []))
+
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """Stamp -> card."""
+        return dict(self.manifest.get("protocols", {}))
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -171,7 +177,9 @@ def study(runs: Sequence[Run], *, reference: str | None = None) -> Study:
         among += _tests(of, list(combinations(methods, 2)), "all pairs of methods and the reference", apart)
     met = [q for q in quantities if q not in without]
     apart = [*_unmet(without, met, reference), *_side_by_side(met), *dict.fromkeys(apart), *_other_data(named)]
-    return Study(tuple(named), reference, models, tuple(quantities), tuple(tests), tuple(among), tuple(apart))
+    constants = {stamp: card.get("constants", {}) for run in named for stamp, card in run.protocols.items()}
+    explained = tuple(_explained(one, constants) for one in apart)
+    return Study(tuple(named), reference, models, tuple(quantities), tuple(tests), tuple(among), explained)
 
 
 def is_null(row: Result) -> bool:
@@ -345,6 +353,17 @@ def _side_by_side(met: Sequence[Quantity]) -> list[Apart]:
         Apart("all models", f"{where}: {', '.join(metrics)}", f"{ways}: each is compared in a part of its own")
         for (where, ways), metrics in grouped.items()
     ]
+
+
+def _explained(apart: Apart, constants: Mapping[str, Mapping[str, Any]]) -> Apart:
+    """With the constants in which the protocols that it names differ, where their cards are known."""
+    named = [of for stamp, of in constants.items() if stamp in apart.why]
+    differ = []
+    for name in dict.fromkeys(name for of in named for name in of):
+        values = dict.fromkeys(shorten(str(of.get(name, "none")), 60) for of in named)
+        if len(values) > 1:
+            differ.append(f"{name} is {' or '.join(values)}")
+    return apart._replace(why=f"{apart.why} ({'; '.join(differ)})") if differ else apart
 
 
 def _where(quantity: Quantity) -> str:

@@ -219,13 +219,6 @@ class PlainCohort:
             raise SplitError(
                 f"no split {name!r}", where=self.path, mend=f"give {LEAVE_ONE_OUT}, or the JSON file of a split"
             )
-        split = self.declared_split(name)
+        split = Split.model_validate(read_json(path))
         split.check(self.patients)
         return split
-
-    def declared_split(self, name: str) -> Split:
-        """As `split`, as its file states it: what is wrong with it is for the audit to say."""
-        path = Path(name)
-        if name == LEAVE_ONE_OUT or not path.is_file():
-            return self.split(name)
-        return Split.model_validate(read_json(path))

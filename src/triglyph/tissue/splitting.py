@@ -16,6 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from triglyph.errors import SplitError
 from triglyph.tissue.split import Fold, Split, folds_of, patient_folds
 
+WIDEST_WINDOW_UM = 224.0
+"""Side of the widest window that an image encoder of ours reads."""
+BUFFER_UM = 320.0
+"""Beyond the diagonal of that window: two windows whose centres are further apart share no pixel, however they lie."""
+
 
 def stratified_folds(
     patients: Mapping[str, str],
@@ -146,7 +151,7 @@ def blocked_within(
     name: str,
     folds: int = 5,
     block_um: float = 1000.0,
-    buffer_um: float = 200.0,
+    buffer_um: float = BUFFER_UM,
     seed: int = 0,
 ) -> Split:
     """Folds of square blocks of tissue within every section, each location tested once.
@@ -160,12 +165,12 @@ def blocked_within(
     block_um
         Side of a block; the lattice starts at the smallest x and y.
     buffer_um
-        0 for none.
+        0 for none. Windows are squares: for a model that sees `w` µm, √2 `w` keeps any two apart.
 
     Raises
     ------
     SplitError
-        A section is one block, or its buffers leave nothing to train on.
+        A section is one block, says nothing of where its locations are, or its buffers leave nothing to train on.
     """
     if folds < 2 or block_um <= 0 or buffer_um < 0:
         raise SplitError(
@@ -177,6 +182,12 @@ def blocked_within(
     buffer: list[dict[str, tuple[str, ...]]] = [{} for _ in range(folds)]
     for section, (barcodes, centres_um) in sorted(locations.items()):
         xy = np.asarray(centres_um, dtype=np.float64)
+        if not np.isfinite(xy).all():
+            raise SplitError(
+                f"section {section} does not say where its locations are",
+                where=f"split {name!r}",
+                mend="leave it out, or split by patients",
+            )
         fold_of = _dealt(_blocks(xy, block_um), folds, _rng(seed, section))
         if fold_of.max(initial=0) == 0:
             raise SplitError(

@@ -30,7 +30,7 @@ def bench_list() -> None:
 
 
 def bench_show(name: str, *, set: list[str] | None = None) -> None:
-    """Print the card of a protocol: what is fitted where, what sees the test set, every constant.
+    """Print the card of a protocol: what is fitted where, what sees the test set, every constant; and its baselines.
 
     Parameters
     ----------
@@ -43,10 +43,14 @@ def bench_show(name: str, *, set: list[str] | None = None) -> None:
     from rich.console import Console
 
     from triglyph.bench.registry import parse_options, protocol
+    from triglyph.bench.standing import standing
 
-    card = protocol(name, parse_options(set or [])).card()
+    chosen = protocol(name, parse_options(set or []))
+    card = chosen.card()
     shown = {k: v for k, v in card.model_dump(mode="json").items() if v not in ("", None)}
-    text = yaml.safe_dump({**shown, "digest": card.digest()}, sort_keys=False, allow_unicode=True, width=100)
+    beside = {k: list(names) for k, names in standing(chosen).items()}
+    told = {**shown, "digest": card.digest(), "beside it": beside}
+    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -126,3 +130,14 @@ def print_tables(tables: Sequence[Table]) -> None:
             console.print(shown)
         for note in table.notes():
             console.print(f"  {note}", markup=False, highlight=False)
+
+
+def print_left_out(notes: Sequence[str]) -> None:
+    """What was not judged, and why."""
+    from rich.console import Console
+
+    console = Console()
+    if notes:
+        console.rule("[bold]left out", align="left")
+    for note in notes:
+        console.print(f"  {note}", markup=False, highlight=False)

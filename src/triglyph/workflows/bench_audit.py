@@ -56,14 +56,12 @@ def audited(
             f"the audit has no finding {', '.join(unknown)}", where="--allow", mend=f"it has {', '.join(KINDS)}"
         )
     subject: SubjectInfo | None = None
+    split: Split = declared(cohort, name)
     if isinstance(cohort, Cohort):
-        split: Split = declared(cohort, name)
         if model is not None:
             subject, embedding = about_run(cohort, model)
         elif embedding is not None:
             subject = about_encoder(stored_features(cohort, embedding)[1], None)
-    else:
-        split = cohort.declared_split(name)
     if fold is not None:
         split.fold(fold)  # refused where there is none
         subject = (subject or SubjectInfo(name=name)).model_copy(update={"split": name, "folds": (fold,)})

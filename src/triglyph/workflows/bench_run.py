@@ -9,22 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from triglyph.errors import ContractError, RecipeError, SplitError
+from triglyph.errors import ContractError
+from triglyph.workflows.bench_refusals import named, refuse
 
 if TYPE_CHECKING:
     from triglyph.bench.contracts import Embedder, Trial
     from triglyph.bench.protocol import Protocol
-    from triglyph.bench.suite import Report
+    from triglyph.bench.suite import LeftOut, Report
     from triglyph.metrics.result import Result
     from triglyph.tissue.cohort import Cohort
     from triglyph.tissue.plain import PlainCohort
     from triglyph.tissue.split import Split
     from triglyph.workflows.bench_subjects import Judged
 
-ALL = "all"
 BASELINE = "stain-texture"
-_OWNERS = {"prompts": "zero-shot", "panel": "genes-from-genes"}
-"""Options that are files -> the protocol whose constant they are."""
 
 
 def bench_run(
@@ -61,7 +59,7 @@ def bench_run(
     Parameters
     ----------
     name
-        A protocol, or `all` for those that apply.
+        A protocol, or `all`: those that apply and are neither slow nor of a special kind; what is left out is said.
     cohort
         Folder of the cohort, or an `.h5ad`.
     out
@@ -126,22 +124,36 @@ def bench_run(
     RecipeError
         Options contradict each other, or one is not understood.
     """
+    files = {"prompts": prompts, "panel": panel}
+    refuse(
+        name,
+        cohort=Path(cohort),
+        out=Path(out),
+        model=None if model is None else Path(model),
+        embedding=embedding,
+        split=split,
+        fold=fold,
+        null=null,
+        baselines=baselines,
+        files=files,
+        constants=tuple(set or ()),
+        allow=allow or (),
+    )
     from rich.console import Console
 
     from triglyph import __version__
     from triglyph.bench.across_folds import across_folds, over_patients
     from triglyph.bench.null import summaries
+    from triglyph.bench.suite import left_out_notes
     from triglyph.bench.table import markdown, tabulate
     from triglyph.metrics.per_gene import from_results, write_genes
     from triglyph.metrics.result import write_results
     from triglyph.storage import atomic_folder, write_json
-    from triglyph.workflows.bench import print_tables
+    from triglyph.workflows.bench import print_left_out, print_tables
     from triglyph.workflows.bench_audit import audited, stamped
     from triglyph.workflows.bench_subjects import judged, open_cohort
 
     clock = _Clock()
-    given = {"prompts": prompts, "panel": panel}
-    _check_owners(name, given)
     opened = open_cohort(
         Path(cohort),
         patient=patient_column,
@@ -151,14 +163,8 @@ def bench_run(
         um_per_unit=um_per_unit,
     )
     subject = judged(opened, model, embedding, modality=modality, places=places, fitted_elsewhere=fitted_elsewhere)
-    if subject.of_trial is None and not baselines:
-        raise RecipeError("nothing to judge", where="bench run", mend="give --model or --embedding, or keep baselines")
     own = subject.about.get("split") or {}
-    split_name = split or own.get("name")
-    if not split_name:
-        raise SplitError(
-            "no split was named", where=opened.path, mend=f"give --split; saved: {', '.join(opened.splits) or 'none'}"
-        )
+    split_name = split or own["name"]
     chosen, audit = audited(
         opened,
         split_name,
@@ -182,28 +188,30 @@ def bench_run(
         places=places,
         baselines=baselines,
         baseline_encoder=baseline_encoder,
-        given=given,
+        files=files,
         constants=tuple(set or ()),
     )
     results: list[Result] = []
+    with Console(stderr=True, quiet=quiet).status("reading") as status:
+        for one in folds:
+            results += job.run(one, report=status.update)
+    over_folds = across_folds(results)
+    results = stamped([*results, *over_patients(results), *over_folds, *summaries(over_folds)], audit)
+    if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
+        raise next((of.error for of in job.left_out if of.error is not None), None) or ContractError(
+            f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
+            where=opened.path,
+            mend="test on sections that have the modalities and labels it asks for",
+        )
+    genes, tables, notes = from_results(results), tabulate(results), left_out_notes(job.left_out, n_folds=len(folds))
     with atomic_folder(Path(out)) as partial:
-        with Console(stderr=True, quiet=quiet).status("reading") as status:
-            for one in folds:
-                results += job.run(one, report=status.update)
-        over_folds = across_folds(results)
-        results = stamped([*results, *over_patients(results), *over_folds, *summaries(over_folds)], audit)
-        if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
-            raise ContractError(
-                f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
-                where=opened.path,
-                mend="test on sections that have the modalities and labels it asks for",
-            )
         write_results(results, partial)
-        genes = from_results(results)
         if len(genes):
             write_genes([genes], partial)
-        tables = tabulate(results)
-        (partial / "table.md").write_text(markdown(tables), encoding="utf-8")
+        listed = "".join(f"- {note}\n" for note in notes)
+        (partial / "table.md").write_text(
+            markdown(tables) + (f"\n## left out\n\n{listed}" if notes else ""), encoding="utf-8"
+        )
         write_json(
             partial / "manifest.json",
             {
@@ -216,6 +224,7 @@ def bench_run(
                 "audit": audit.model_dump(mode="json"),
                 "allowed": list(dict.fromkeys(f.name for f in audit.failures)),
                 "protocols": job.cards,
+                "left_out": notes,
                 "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
                 "baseline_encoder": baseline_encoder if baselines else "",
                 "tries": subject.about.get("tries", 1),
@@ -224,14 +233,8 @@ def bench_run(
         )
     if not quiet:
         print_tables(tables)
+        print_left_out(notes)
     return Path(out)
-
-
-def _check_owners(name: str, given: dict[str, Path | None]) -> None:
-    """Refuse files of constants that the protocol has not."""
-    for option, owner in _OWNERS.items():
-        if given[option] is not None and name not in (owner, ALL):
-            raise RecipeError(f"{name} has no {option}", where=f"--{option}", mend=f"use it with {owner}")
 
 
 @dataclass
@@ -248,11 +251,12 @@ class _Job:
     places: Literal["um", "array"]
     baselines: bool
     baseline_encoder: str
-    given: dict[str, Path | None]
-    """Files that are constants of one protocol."""
+    files: dict[str, Path | None]
+    """`prompts` and `panel`: constants of one protocol."""
     constants: tuple[str, ...]
     cards: dict[str, Any] = field(default_factory=dict)
     """Stamp -> card of the protocols that were run."""
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def run(self, fold: str, *, report: Report) -> list[Result]:
         """The rows of one fold."""
@@ -280,42 +284,26 @@ class _Job:
             seed=self.seed,
             places=self.places,
             report=report,
+            left_out=self.left_out.append,
         )
 
     def _protocols(self, trial: Trial) -> list[Protocol]:
         from triglyph.bench.hest.protocol import with_variants
         from triglyph.bench.labels.zero_shot import ZeroShot
-        from triglyph.bench.registry import parse_options, protocol
-        from triglyph.bench.suite import applicable
+        from triglyph.bench.suite import LeftOut, applicable
 
-        options, files = parse_options(self.constants), self._files()
-        if self.name != ALL:
-            return with_variants(protocol(self.name, {**options, **files}))
-        if options or "core" in files:
-            raise RecipeError(
-                "constants belong to one protocol",
-                where="--set" if options else "--panel",
-                mend=f"name the protocol instead of {ALL!r}",
-            )
-        found = applicable(None if self.judged.of_trial is None else self.judged.of_trial(trial).source, trial)
-        if not found:
+        chosen, read = named(self.name, self.constants, self.files)
+        if chosen is not None:
+            return with_variants(chosen)
+        offer = applicable(None if self.judged.of_trial is None else self.judged.of_trial(trial).source, trial)
+        if not offer.protocols:
             raise ContractError(
                 "no protocol applies here",
                 where=f"split {self.split.name!r}",
                 mend="see `triglyph bench list`",
             )
-        return [ZeroShot.configured(files) if isinstance(p, ZeroShot) else p for p in found]
-
-    def _files(self) -> dict[str, Any]:
-        """Constants of the protocol that come from files."""
-        from triglyph.bench.expression.protocol import read_panel
-        from triglyph.bench.labels.zero_shot import Prompts
-
-        prompts, panel = self.given["prompts"], self.given["panel"]
-        return {
-            **({} if prompts is None else {"prompts": Prompts.read(prompts).model_dump()}),
-            **({} if panel is None else {"core": read_panel(panel)}),
-        }
+        self.left_out += [LeftOut(protocol, why, trial.fold) for protocol, why in offer.left_out.items()]
+        return [ZeroShot.configured(read) if isinstance(p, ZeroShot) else p for p in offer.protocols]
 
     def _features(self, trial: Trial, report: Report) -> Embedder | None:
         """Features of the encoder without weights, computed where they are not there; None without images."""

@@ -1,4 +1,4 @@
-"""`triglyph info`: what a folder of ours is, from its records alone; no pixel and no count is read."""
+"""`triglyph info`: what a folder of ours is, by its records alone, or an `.h5ad`; no pixel of a folder is read."""
 
 from __future__ import annotations
 
@@ -17,37 +17,41 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 60
 """A table of results longer than this is cut, and says so."""
+MOST_VALUES = 12
+"""Values of a column are listed up to this many."""
 
 
 @dataclass(frozen=True)
 class Info:
     """What was found: the kind of folder and its facts, as they were printed."""
 
-    kind: Literal["cohort", "section", "run"]
+    kind: Literal["cohort", "section", "run", "table"]
     path: Path
     facts: dict[str, Any]
 
 
 def info(path: Path) -> Info:
-    """Say what a cohort, a section or a run is.
+    """Say what a cohort, a section, a run or an `.h5ad` is.
 
     Parameters
     ----------
     path
-        A folder that triglyph wrote.
+        A folder that triglyph wrote, or an `.h5ad` of anybody.
 
     Raises
     ------
     SourceError
-        It is none of the three.
+        It is none of them.
     ContractError
         It was written in a format this version does not read.
     """
     from rich.console import Console
 
-    if not path.is_dir():
-        raise SourceError("there is no such folder", where=path, mend="check the path")
-    if (path / "cohort.json").is_file():
+    if path.suffix == ".h5ad":
+        found, shown = _plain(path)
+    elif not path.is_dir():
+        raise SourceError("there is no such folder or .h5ad", where=path, mend="check the path")
+    elif (path / "cohort.json").is_file():
         found, shown = _cohort(path)
     elif (path / "section.json").is_file():
         found, shown = _section(path)
@@ -104,14 +108,18 @@ def _section(path: Path) -> tuple[Info, list[RenderableType]]:
         "section": i.id,
         "patient": i.patient + (f" (block {i.block})" if i.block else ""),
         "platform": ", ".join(v for v in (i.platform, i.species, i.organ) if v),
-        "locations": f"{i.n_locations:,} of {i.location_um:g} µm ({i.location_shape})",
-        "pitch": f"{i.pitch_um:g} µm" if i.pitch_um else "no lattice",
+        "locations": f"{i.n_locations:,} "
+        + ("without a place" if i.location_um is None else f"of {i.location_um:g} µm ({i.location_shape})"),
+        "pitch": "" if i.location_um is None else f"{i.pitch_um:g} µm" if i.pitch_um else "no lattice",
         "genes": f"{i.n_genes:,}",
     }
     for image in i.images:
         size = f"{image.size_px[0]:,} x {image.size_px[1]:,} px at {image.mpp:.4f} µm/px"
         there = "" if section.image_path(image).is_file() else "; the file is not there"
         facts[f"image {image.name} ({image.role})"] = f"{size} from {image.mpp_source}; {image.path}{there}"
+    if i.pictures is not None:
+        where = f"{i.pictures.n_files:,} files in {i.pictures.folder}, {i.pictures.scale}"
+        facts["pictures"] = f"{where}; {i.pictures.mpp_source}"
     facts["embeddings"] = _embeddings(section)
     facts["read from"] = {role: f["path"] for role, f in i.source.get("files", {}).items()}
     facts["notes"] = list(i.source.get("notes", []))
@@ -128,16 +136,24 @@ def _embeddings(section: Section) -> dict[str, str]:
 
 
 def _run(path: Path) -> tuple[Info, list[RenderableType]]:
+    from triglyph.bench.audit.findings import Audit
     from triglyph.metrics.result import read_results
     from triglyph.storage import read_json
+    from triglyph.workflows.audit import shown as audit_shown
 
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
     facts: dict[str, Any] = {"state": "finished" if manifest else "not finished: there is no manifest.json yet"}
-    facts |= manifest
+    facts |= {key: value for key, value in manifest.items() if key != "audit"}
     last = path / "checkpoints" / "last.ckpt"
     if last.exists():
         facts["checkpoint"] = "checkpoints/last.ckpt"
     shown: list[RenderableType] = [_facts(facts)]
+    if "audit" in manifest:
+        audit = Audit.model_validate(manifest["audit"])
+        facts["audit"] = (
+            "passed" if audit.passed else f"failed: {', '.join(dict.fromkeys(f.name for f in audit.failures))}"
+        )
+        shown += audit_shown(audit)
     if (path / "results.json").is_file():
         results = read_results(path)
         facts["results"] = len(results)
@@ -153,6 +169,26 @@ def _run(path: Path) -> tuple[Info, list[RenderableType]]:
         if len(rows) > MOST_ROWS:
             shown.append(f"… {len(rows) - MOST_ROWS} more in results.json")
     return Info("run", path, facts), shown
+
+
+def _plain(path: Path) -> tuple[Info, list[RenderableType]]:
+    """What the verbs that take an `.h5ad` can be told of it: its columns, keys and layers, by name and size."""
+    from triglyph.tissue.readers.tables import open_anndata
+
+    table = open_anndata(path)
+    columns = {}
+    for name in table.obs:
+        values = table.obs[name].dropna().unique()
+        few = f": {', '.join(map(str, values))}" if len(values) <= MOST_VALUES else ""
+        columns[str(name)] = f"{len(values):,} values{few}"
+    facts: dict[str, Any] = {
+        "locations": f"{table.n_obs:,}",
+        "genes": f"{table.n_vars:,}",
+        "columns (--patient-column, --section-column, --label-column)": columns,
+        "obsm (--embedding)": {str(k): f"{v.shape[1]} numbers" for k, v in table.obsm.items()},
+        "layers (--counts-layer)": list(map(str, table.layers)),
+    }
+    return Info("table", path, facts), [_facts(facts)]
 
 
 def _table(*columns: str) -> Table:

@@ -11,7 +11,7 @@ truth lies beside it, where no reader looks:
 
     OUT/sections/<id>/       as the vendor writes them
     OUT/truth/<id>.h5ad      the section's table with its truth
-    OUT/sections.csv         patient, platform, and what the vendor's files call the section
+    OUT/sections.csv         patient, platform, and what the vendor's files call the section: for `read --patients`
 
 A section is written whole or not at all, so a run that is stopped goes on where it was; bytes do not depend on the
 number of workers.

@@ -78,7 +78,8 @@ def split(
     block_um
         With `within_section blocked`: side of a block, 1000 µm if left out.
     buffer_um
-        With `within_section blocked`: width of the buffer, 200 µm if left out.
+        With `within_section blocked`: width of the buffer, 320 µm if left out: wider than the diagonal
+        of any window that our encoders read.
     only
         Sections to divide; the rest of the cohort is on neither side. All, if left out.
     val_patients
@@ -181,7 +182,7 @@ def _within(
     block_um: float | None,
     buffer_um: float | None,
 ) -> Split:
-    from triglyph.tissue.splitting import blocked_within, random_within
+    from triglyph.tissue.splitting import BUFFER_UM, blocked_within, random_within
 
     barcodes = {s.id: tuple(map(str, s.table.obs_names)) for s in sections}
     if how == "random":
@@ -191,7 +192,7 @@ def _within(
         name=name,
         folds=5 if folds is None else folds,
         block_um=1000.0 if block_um is None else block_um,
-        buffer_um=200.0 if buffer_um is None else buffer_um,
+        buffer_um=BUFFER_UM if buffer_um is None else buffer_um,
         seed=seed,
     )
 

@@ -48,7 +48,7 @@ def check_copies(case: Case, sheet: Sheet) -> None:
                     f"section {b} (patient {case.patients[b]}, tested) holds {k:,} of its {n:,} compared locations in "
                     f"common with {a} (patient {case.patients[a]}, trained on): the very same counts"
                 )
-                sheet.find(name, what, fold=sides.name)
+                sheet.find(name, what, message="sections hold the very same counts", sections=(b, a), fold=sides.name)
 
 
 def signatures(

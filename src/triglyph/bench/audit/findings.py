@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from triglyph.bench.audit.kinds import KINDS, Severity
 from triglyph.cards import Frozen
@@ -17,8 +18,14 @@ class Finding(Frozen):
     severity: Severity
     what: str
     """A sentence with the ids."""
+    message: str = ""
+    """What of `what` is said of other sections or folds, too; "" where it is said once."""
+    sections: tuple[str, ...] = ()
+    """That `message` is said of."""
+    folds: tuple[str, ...] = ()
+    """None where the split has one fold."""
     where: str
-    """Split and fold."""
+    """Split and folds."""
     inflates: str
     mend: str
 
@@ -63,6 +70,41 @@ class Audit(Frozen):
         return tuple(f for f in self.failures if f.name not in kept)
 
 
+class Gathered(Frozen):
+    """Findings that say the same of several sections or folds."""
+
+    name: str
+    severity: Severity
+    what: str
+    """The sentence where there is one place; else what is said of all of them, their number, and one of them."""
+    sections: tuple[str, ...]
+    folds: tuple[str, ...]
+    inflates: str
+    mend: str
+
+
+def gathered(findings: Iterable[Finding]) -> tuple[Gathered, ...]:
+    """Findings as a person reads them: one for each message, in the order given."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for f in findings:
+        groups.setdefault((f.name, f.severity, f.message or f.what), []).append(f)
+    out = []
+    for (name, _, message), same in groups.items():
+        first = same[0]
+        out.append(
+            Gathered(
+                name=name,
+                severity=first.severity,
+                what=first.what if len(same) == 1 else f"{message}, {len(same)} times; such as: {first.what}",
+                sections=tuple(dict.fromkeys(s for f in same for s in f.sections)) if len(same) > 1 else (),
+                folds=tuple(dict.fromkeys(fold for f in same for fold in f.folds)),
+                inflates=first.inflates,
+                mend=first.mend,
+            )
+        )
+    return tuple(out)
+
+
 class Sheet:
     """Where checks write what they find.
 
@@ -74,16 +116,25 @@ class Sheet:
 
     def __init__(self, split: str) -> None:
         self._split = split
-        self._found: dict[tuple[str, Severity, str], list[str]] = {}
+        self._found: dict[tuple[str, Severity, str], _Place] = {}
         self._checked: set[str] = set()
         self._unchecked: dict[tuple[str, str], None] = {}
         self.notes: list[str] = []
 
-    def find(self, name: str, what: str, *, fold: str = "", severity: Severity | None = None) -> None:
+    def find(
+        self,
+        name: str,
+        what: str,
+        *,
+        fold: str = "",
+        severity: Severity | None = None,
+        message: str = "",
+        sections: Iterable[str] = (),
+    ) -> None:
         """Add a finding; the same words in several folds are one finding."""
-        key = (name, severity or KINDS[name].severity, what)
         self._checked.add(name)
-        self._found.setdefault(key, []).append(fold)
+        key = (name, severity or KINDS[name].severity, what)
+        self._found.setdefault(key, _Place(message, tuple(sections), [])).folds.append(fold)
 
     def checked(self, *names: str) -> None:
         """These checks were made, at least in part."""
@@ -102,11 +153,14 @@ class Sheet:
                 name=name,
                 severity=severity,
                 what=what,
-                where=self._where(self._found[name, severity, what]),
+                message=place.message,
+                sections=place.sections,
+                folds=(folds := tuple(f for f in dict.fromkeys(place.folds) if f)),
+                where=f"split {self._split!r}" + (f", fold {listed(folds)}" if folds else ""),
                 inflates=KINDS[name].inflates,
                 mend=KINDS[name].mend,
             )
-            for name, severity, what in keys
+            for (name, severity, what), place in ((key, self._found[key]) for key in keys)
         )
 
     def audit(self, *, cohort: str, level: Level) -> Audit:
@@ -121,9 +175,11 @@ class Sheet:
             notes=tuple(self.notes),
         )
 
-    def _where(self, folds: Sequence[str]) -> str:
-        named = [f for f in dict.fromkeys(folds) if f]
-        return f"split {self._split!r}" + (f", fold {listed(named)}" if named else "")
+
+class _Place(NamedTuple):
+    message: str
+    sections: tuple[str, ...]
+    folds: list[str]
 
 
 def listed(ids: Iterable[object], *, most: int = 6) -> str:

@@ -49,8 +49,9 @@ def _check_training(case: Case, sheet: Sheet) -> None:
             if held_out is None or subject.held_out_locations.get(section, 0) < len(held_out):
                 whole.append(section)
         if whole:
-            what = f"{subject.name} was trained or chosen on sections tested here: {listed(whole)}"
-            sheet.find("trained-on-test", what, fold=sides.name)
+            message = f"{subject.name} was trained or chosen on sections tested here"
+            what = f"{message}: {listed(whole)}"
+            sheet.find("trained-on-test", what, message=message, sections=whole, fold=sides.name)
 
 
 def _check_fitted(case: Case, sheet: Sheet) -> None:
@@ -67,8 +68,9 @@ def _check_fitted(case: Case, sheet: Sheet) -> None:
         for fitted in subject.fitted:
             both = sorted(set(fitted.sections) & _held_out_whole(sides))
             if both and not fitted.declared:
-                what = f"{fitted.what} of {subject.name} fitted on test sections: {listed(both)}"
-                sheet.find("fitted-on-test", what, fold=sides.name)
+                message = f"{fitted.what} of {subject.name} fitted on test sections"
+                what = f"{message}: {listed(both)}"
+                sheet.find("fitted-on-test", what, message=message, sections=both, fold=sides.name)
     for card in subject.protocols:
         for what in undeclared(card):
             sheet.find("fitted-on-test", f"protocol {card.get('name')}: {what}")
@@ -163,8 +165,8 @@ def _check_encoders(case: Case, sheet: Sheet, encoders: Iterable[Exposure]) -> N
             sheet.unchecked(name, why)
         for sides in case.sides:
             if both := [s for s in sides.test if _has_seen(encoder, case, s)]:
-                what = f"{encoder.encoder} was trained on sections tested here: {listed(both)}"
-                sheet.find(name, what, fold=sides.name)
+                message = f"{encoder.encoder} was trained on sections tested here"
+                sheet.find(name, f"{message}: {listed(both)}", message=message, sections=both, fold=sides.name)
     if not some:
         sheet.unchecked(name, "no encoder is named")
 

@@ -86,22 +86,27 @@ def _judge(case: Case, sheet: Sheet, sides: Sides, m: Meeting) -> None:
         sizes += f", windows of {case.tile_um:g} µm"
     pitch = info.pitch_um or _pitch(m.test_um)
     near = euclid < pitch * (1 + 2 * SLACK)
+    both = tuple(dict.fromkeys((m.test, m.seen)))
     who = f"section {m.test}" if m.seen == m.test else f"section {m.test} (tested) and {m.seen} (trained on)"
     frame = f", on the same image {m.shared_image!r}" if m.shared_image else ""
     same = m.seen != m.test and (euclid < 0.1 * info.location_um).mean() >= SAME_PLACE
     if same:
         case.copies.add((m.seen, m.test))
-        sheet.find("same-section-twice", f"{who} lie at the same place{frame}", fold=sides.name)
+        what = f"{who} lie at the same place{frame}"
+        sheet.find("same-section-twice", what, message="sections lie at the same place", sections=both, fold=sides.name)
     elif overlap.any():
         what = f"{who}: {_of(overlap)} test locations overlap a training location{frame} ({sizes})"
-        sheet.find("overlapping-tiles", what, fold=sides.name)
+        message = f"test locations overlap a training location ({sizes})"
+        sheet.find("overlapping-tiles", what, message=message, sections=both, fold=sides.name)
     if not same and near.any():
         what = f"{who}: {_of(near)} test locations lie next to a training location (pitch {pitch:.0f} µm){frame}"
         severity: Severity = "fail" if near.mean() >= MOST else "advise"
-        sheet.find("neighbours-on-both-sides", what, fold=sides.name, severity=severity)
+        message = "test locations lie next to a training location"
+        sheet.find("neighbours-on-both-sides", what, message=message, sections=both, fold=sides.name, severity=severity)
     if m.shared_image and case.split.level == "patient" and case.patients[m.seen] != case.patients[m.test]:
         what = f"sections {m.seen} (trained on) and {m.test} (tested) lie on the same image {m.shared_image!r}"
-        sheet.find("slide-on-both-sides", what, fold=sides.name)
+        message = "sections of both sides lie on the same image"
+        sheet.find("slide-on-both-sides", what, message=message, sections=both, fold=sides.name)
 
 
 def _pitch(centres_um: Points) -> float:

@@ -102,13 +102,14 @@ KINDS: dict[str, Kind] = {
         "hold out blocks of tissue with a margin, or whole patients",
     ),
     "near-duplicates": _fail(
-        "locations across sides whose stored embeddings or expression profiles are nearer to each other than "
-        "those of two patients ever are",
+        "locations of two patients across sides whose stored embeddings or expression profiles are nearer to each "
+        "other than those of other patients, and almost as near as those of one section",
         _EVERYTHING + ", most of all retrieval: the test location's answer was trained on",
         "find out where the sections come from; give serial sections of one block one patient id",
     ),
     "people-alike": _advise(
-        "two patients across sides whose sections differ no more than sections of one patient do",
+        "two patients across sides whose sections differ less than half as much as those of others: one person, or "
+        "a site or batch that few share",
         _PATIENT,
         "find out whether they are one person, and give them one patient id if so",
     ),

@@ -17,14 +17,17 @@ def check_names(case: Case, sheet: Sheet) -> None:
         fold = sides.fold
         named = dict.fromkeys((*fold.train, *fold.val, *fold.test, *(fold.test_locations or {})))
         if unknown := [s for s in named if s not in case.patients]:
-            sheet.find("unknown-section", _unknown("the split", unknown, case.patients), fold=sides.name)
+            what = _unknown("the split", unknown, case.patients)
+            message = "the split names sections that the cohort has not"
+            sheet.find("unknown-section", what, message=message, sections=unknown, fold=sides.name)
         for section, barcodes in fold.withheld.items():
             if section not in case.patients:
                 continue
             there = {str(b) for b in case.cohort[section].table.obs_names}
             if gone := [b for b in barcodes if b not in there]:
                 what = f"{len(gone)} held-out locations that section {section} has not: {listed(gone)}"
-                sheet.find("unknown-section", what, fold=sides.name)
+                message = "the split holds out locations that their sections have not"
+                sheet.find("unknown-section", what, message=message, sections=(section,), fold=sides.name)
     for encoder in () if case.subject is None else case.subject.encoders:
         if unknown := [s for s in encoder.all_but or () if s not in case.patients]:
             what = _unknown(f"the list of what {encoder.encoder} held out", unknown, case.patients)
@@ -39,15 +42,17 @@ def check_people(case: Case, sheet: Sheet) -> None:
         for sides in case.sides:
             if both := sorted(set(sides.fold.test) & {*sides.fold.train, *sides.fold.val}):
                 of_spots = " (a division of spots, not of sections)" if sides.fold.test_locations else ""
-                what = f"{_count(both, 'section')} trained on and tested at level {level!r}{of_spots}: {listed(both)}"
-                sheet.find("section-on-both-sides", what, fold=sides.name)
+                said = f"trained on and tested at level {level!r}{of_spots}"
+                what, message = f"{_count(both, 'section')} {said}: {listed(both)}", f"sections {said}"
+                sheet.find("section-on-both-sides", what, message=message, sections=both, fold=sides.name)
     else:
         for sides in case.sides:
             fold = sides.fold
             trained = {*fold.train, *fold.val}
             if whole := [s for s in fold.test if s in trained and s not in (fold.test_locations or {})]:
-                what = f"no `test_locations` of {listed(whole)}: all locations are trained on, and tested"
-                sheet.find("section-on-both-sides", what, fold=sides.name)
+                said = "all locations are trained on, and tested"
+                what, message = f"no `test_locations` of {listed(whole)}: {said}", f"no `test_locations`: {said}"
+                sheet.find("section-on-both-sides", what, message=message, sections=whole, fold=sides.name)
     if level != "patient":
         same = {"within-patient": "patients", "within-section": "sections"}[level]
         sheet.notes.append(
@@ -59,11 +64,19 @@ def check_people(case: Case, sheet: Sheet) -> None:
     for sides in case.sides:
         crossing = _both_sides(sides, case.patients)
         if crossing:
-            sheet.find("patient-on-both-sides", _crossing("patient", crossing), fold=sides.name)
+            sheet.find(
+                "patient-on-both-sides",
+                _crossing("patient", crossing),
+                message="patients on both sides",
+                sections=_tested(crossing),
+                fold=sides.name,
+            )
         tested = {case.patients[s] for s in sides.test}
         if case.subject is not None and (known := sorted(tested & set(case.subject.training_patients) - set(crossing))):
             what = f"{case.subject.name} was trained on {_count(known, 'patient')} tested here: {listed(known)}"
-            sheet.find("patient-on-both-sides", what, fold=sides.name)
+            message = f"{case.subject.name} was trained on patients tested here"
+            of_known = [s for s in sides.test if case.patients[s] in known]
+            sheet.find("patient-on-both-sides", what, message=message, sections=of_known, fold=sides.name)
     for column in ("donor", "slide", "block"):
         _check_column(case, sheet, column)
 
@@ -136,7 +149,8 @@ def _check_column(case: Case, sheet: Sheet, column: str) -> None:
             if {case.patients[s] for s in seen} != {case.patients[s] for s in test}
         }
         if both:
-            sheet.find(name, _crossing(column, both), fold=sides.name)
+            what, message = _crossing(column, both), f"{column}s on both sides"
+            sheet.find(name, what, message=message, sections=_tested(both), fold=sides.name)
 
 
 def _both_sides(sides: Sides, values: Mapping[str, str]) -> dict[str, tuple[list[str], list[str]]]:
@@ -155,6 +169,10 @@ def _both_sides(sides: Sides, values: Mapping[str, str]) -> dict[str, tuple[list
 def _crossing(noun: str, both: Mapping[str, tuple[list[str], list[str]]]) -> str:
     parts = [f"{v} (trained on {listed(a, most=3)}; tested {listed(b, most=3)})" for v, (a, b) in both.items()]
     return f"{_count(list(both), noun)} on both sides: {listed(parts)}"
+
+
+def _tested(both: Mapping[str, tuple[list[str], list[str]]]) -> list[str]:
+    return list(dict.fromkeys(s for _, tested in both.values() for s in tested))
 
 
 def _count(things: Iterable[object], noun: str) -> str:

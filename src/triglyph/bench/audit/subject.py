@@ -28,14 +28,17 @@ class DeclaredSplit(Split):
 
 
 def declared(cohort: Any, name: str) -> DeclaredSplit:
-    """A saved split of a `tissue.Cohort`, not checked against it.
+    """A saved split of a `tissue.Cohort`, not checked against it; of a `PlainCohort` its own one, or a JSON file.
 
     Raises
     ------
     SplitError
         There is none of that name, or it is no split.
     """
-    path = Path(cohort.path) / "splits" / f"{name}.json"
+    folder = Path(cohort.path)
+    path = folder / "splits" / f"{name}.json" if folder.is_dir() else Path(name)
+    if not folder.is_dir() and name in cohort.splits:
+        return DeclaredSplit.model_validate(cohort.split(name).model_dump())
     if not path.is_file():
         known = ", ".join(cohort.splits) or "none"
         raise SplitError(f"no split {name!r}", where=cohort.path, mend=f"saved splits: {known}")

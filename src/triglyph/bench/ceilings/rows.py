@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from triglyph.bench.ceilings.expression import expression_ceilings
-from triglyph.bench.ceilings.labels import zero_shot_ceiling
+from triglyph.bench.ceilings.hest import hest_ceilings
+from triglyph.bench.ceilings.labels import label_ceiling, zero_shot_ceiling
 from triglyph.bench.ceilings.retrieval import retrieval_ceiling
-from triglyph.bench.ceilings.subjects import CONTENT, DOMAINS, ceiling_subject
+from triglyph.bench.ceilings.subjects import CONTENT, ceiling_subject
 from triglyph.bench.ceilings.text import text_retrieval
 from triglyph.bench.contracts import Embedder, Trial
 from triglyph.bench.expression.protocol import Expression
+from triglyph.bench.hescape.retrieval import HescapeRetrieval
+from triglyph.bench.hest.protocol import HestBenchmark
 from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.retrieval import Retrieval
-from triglyph.bench.truth import TrueDomains, Truths
+from triglyph.bench.retrieval_across import RetrievalAcross
+from triglyph.bench.truth import Truths
 from triglyph.metrics.result import Result
 
 
@@ -26,19 +30,22 @@ def ceiling_rows(protocol: Protocol, trial: Trial, source: Embedder | None) -> l
         judged, over all locations.
     """
     truths = Truths()
+    if isinstance(protocol, RetrievalAcross):
+        return []  # likelihoods of counts are compared among the locations of one section
     if isinstance(protocol, Expression):
         return expression_ceilings(protocol, trial, truths, source)
+    if isinstance(protocol, HestBenchmark):
+        return hest_ceilings(protocol, trial, truths, source)
     knows_domains = truths.all_domains((*trial.train, *trial.test))
     if protocol.task in LABEL_TASKS and knows_domains:
-        modality = getattr(protocol, "modality", "image")
-        domains = TrueDomains(truths, source, modality=modality)
-        return protocol.run(ceiling_subject(DOMAINS, domains), trial)
+        return label_ceiling(protocol, trial, truths, source, modality=getattr(protocol, "modality", "image"))
     if source is None:
         return []
-    if isinstance(protocol, Retrieval):
-        has = set(source.modalities)
-        out = retrieval_ceiling(protocol, trial, truths, source) if {"image", "expression"} <= has else []
-        return out + text_retrieval(protocol, trial, source, ceiling_subject(CONTENT)) if "text" in has else out
+    has, out = set(source.modalities), []
+    if isinstance(protocol, Retrieval | HescapeRetrieval) and {"image", "expression"} <= has:
+        out += retrieval_ceiling(protocol, trial, truths, source)
+    if isinstance(protocol, Retrieval) and "text" in has:
+        out += text_retrieval(protocol, trial, source, ceiling_subject(CONTENT))
     if isinstance(protocol, ZeroShot) and knows_domains:
-        return zero_shot_ceiling(protocol, trial, truths, source)
-    return []
+        out += zero_shot_ceiling(protocol, trial, truths, source)
+    return out

@@ -13,13 +13,13 @@ from triglyph.bench.features import Features
 from triglyph.errors import ContractError
 from triglyph.metrics.result import Role
 
-THINNING = "ceiling: count thinning"
+COUNTING = "ceiling: counting noise"
 EXPRESSION = "ceiling: true expression"
 HALF = "half of the counts"
 CONTENT = "ceiling: true content"
 DOMAINS = "ceiling: true domains"
 NOTES = {
-    THINNING: "halves of the test counts predict each other; corrected to full depth",
+    COUNTING: "knows the rate that each test count was drawn from, as Poisson",
     HALF: "half of the test counts, their noise included, as the prediction of all of them: bounds nothing",
     EXPRESSION: "knows the noise-free expected counts of the test locations, their depth included",
     CONTENT: "knows what captions of the test locations should say, and how many of them are missing or wrong",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import SectionLike
@@ -19,16 +20,21 @@ from triglyph.bench.expression.targets import Targets
 from triglyph.bench.rows import Measure, Rows
 from triglyph.metrics.bootstrap import Resamples, nan_mean, spatial_blocks
 from triglyph.metrics.correlation import mean_defined, pearson, spearman
-from triglyph.metrics.expression import fraction_of_ceiling, log1p_cp10k, mean_squared_error, r_squared, without_depth
+from triglyph.metrics.counting_noise import log_noise, noise_free_depth_removed, noise_free_pearson, rank_noise
+from triglyph.metrics.expression import (
+    TARGET,
+    depth_removed_spearman,
+    fraction_of_ceiling,
+    mean_squared_error,
+    r_squared,
+)
+from triglyph.metrics.ranking import average_ranks
 from triglyph.metrics.spatial import MoranAgreement, moran_agreement, morans_i, neighbour_graph
-from triglyph.metrics.thinning import noise_free_correlation, split_counts
 
 Floats = NDArray[np.float64]
 Rowset = NDArray[np.intp]
 
 MORAN_NEIGHBOURS = 6
-SPLITS = 8
-"""Random halvings of the counts whose correlations are averaged."""
 
 METRICS = {
     "pearson": "per gene over a section's locations; mean over the genes that vary there. A constant prediction is 0, "
@@ -42,7 +48,7 @@ METRICS = {
     "r2-training-mean": "1 - squared error over the squared error of predicting the training mean, mean over genes",
     "moran": f"Pearson over genes between Moran's I of prediction and of truth, {MORAN_NEIGHBOURS} nearest locations",
     "moran-difference": "mean over genes of Moran's I of the prediction less that of the truth; above 0: too smooth",
-    "ceiling-fraction": "pearson over the ceiling that thinning the section's counts gives",
+    "ceiling-fraction": "pearson over the ceiling that the noise of counting sets",
     "genes-undefined": "genes left out of the correlations: constant in the section's truth",
     "genes-constant": "genes that vary and are predicted as a constant",
 }
@@ -54,39 +60,28 @@ class Ceilings:
     """Pearson and Spearman that a noise-free prediction would reach, section by section, each computed once."""
 
     targets: Targets
-    seed: int
     kept: dict[tuple[str, bytes], dict[str, Floats]] = field(default_factory=dict)
 
     def of(self, section: SectionLike, rows: Rowset) -> dict[str, Floats]:
-        """Per gene: `pearson`, `spearman`, `spearman-depth-removed`; a gene whose halves do not correlate is 0."""
+        """Per gene: `pearson`, `spearman`, `spearman-depth-removed`."""
         key = (section.id, rows.tobytes())  # subjects may have other locations
         if key not in self.kept:
+            counts, scale = self.counts(section, rows)
+            truth = self.targets[section][0][rows]
             self.kept[key] = {
-                name: noise_free_correlation(nan_mean(values, axis=0))
-                for name, values in self.halves(section, rows).items()
+                "pearson": noise_free_pearson(truth, log_noise(counts, scale=scale)),
+                "spearman": noise_free_pearson(average_ranks(truth), rank_noise(counts, scale=scale)),
+                "spearman-depth-removed": noise_free_depth_removed(counts, self.targets.totals(section)[rows]),
             }
         return self.kept[key]
 
-    def halves(self, section: SectionLike, rows: Rowset) -> dict[str, list[Floats]]:
-        """Per metric and halving, (genes,) correlation between halves of the counts on the targets' scale."""
+    def counts(self, section: SectionLike, rows: Rowset) -> tuple[sp.csr_matrix, Floats]:
+        """(k, genes) counts of the targets, and (k,) what they are multiplied by before the log."""
         counts = self.targets.counts(section)[rows]
-        rng = np.random.default_rng([self.seed, zlib.crc32(section.id.encode())])
-        out: dict[str, list[Floats]] = {"pearson": [], "spearman": [], "spearman-depth-removed": []}
-        for _ in range(SPLITS):
-            pair = split_counts(counts, rng)
-            columns = self.targets.columns
-            a, b = (self._scaled(half, columns) for half in pair)
-            out["pearson"].append(pearson(a, b))
-            out["spearman"].append(spearman(a, b))
-            depths = [np.asarray(half.sum(axis=1), dtype=np.float64).ravel() for half in pair]
-            one, two = (log1p_cp10k(h[:, columns], totals=d).toarray() for h, d in zip(pair, depths, strict=True))
-            out["spearman-depth-removed"].append(spearman(without_depth(one, depths[0]), two))
-        return out
-
-    def _scaled(self, half: object, columns: Rowset) -> Floats:
-        if self.targets.scale == "log1p-cp10k":
-            return log1p_cp10k(half)[:, columns].toarray()
-        return np.log1p(half[:, columns].toarray())  # type: ignore[index]
+        if self.targets.scale == "log1p-counts":
+            return counts[:, self.targets.columns], np.ones(len(rows))
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        return counts[:, self.targets.columns], TARGET / np.maximum(depth, 1.0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,6 @@ def score_section(
 ) -> Scored:
     """All metrics of the predictions (k, genes) at the locations `kept` of a section."""
     truth, composition = targets[section][0][kept], targets.composition(section)[kept]
-    totals = targets.totals(section)[kept]
     drawn = rows.blocks(section, kept)
     n, genes = truth.shape
     varies = np.ptp(truth, axis=0) > 0 if n else np.zeros(genes, dtype=bool)
@@ -115,9 +109,8 @@ def score_section(
     rank = spearman(guess, truth)
     constant = varies & np.isnan(rank)
     rank = _scored(rank, varies)
-    removed = _scored(
-        spearman(without_depth(guess, totals), composition), np.ptp(composition, axis=0) > 0 if n else varies
-    )
+    removed = depth_removed_spearman(guess, composition, totals=targets.totals(section)[kept])
+    removed = _scored(removed, np.ptp(composition, axis=0) > 0 if n else varies)
     pearson_mean = mean_defined(r)
     measures = {
         "pearson": _pearson(r, draws, drawn, n),
@@ -172,28 +165,32 @@ def patient_measures(
 
 
 def ceiling_measures(rows: Rows, section: SectionLike, kept: Rowset, ceilings: Ceilings) -> dict[str, Measure]:
-    """What a noise-free prediction would reach on a section, by thinning its counts."""
-    halves = ceilings.halves(section, kept)
+    """What a noise-free prediction would reach on a section, given the noise of its counts."""
     drawn = rows.blocks(section, kept)
-    targets = ceilings.targets
-    counts = targets.counts(section)[kept]
-    n = len(kept)
-    # The interval is that of one halving: blocks vary far more than halvings do.
-    rng = np.random.default_rng([ceilings.seed, zlib.crc32(section.id.encode())])
-    a, b = (ceilings._scaled(half, targets.columns) for half in split_counts(counts, rng))
-    draws = nan_mean(noise_free_correlation(drawn.pearson(a, b)), axis=1)
+    counts, scale = ceilings.counts(section, kept)
+    truth = ceilings.targets[section][0][kept]
+    draws = noise_free_draws(drawn, truth, log_noise(counts, scale=scale))
     out = {}
-    for name, values in halves.items():
-        mean = mean_defined(noise_free_correlation(nan_mean(values, axis=0)))
+    for name, values in ceilings.of(section, kept).items():
+        mean = mean_defined(values)
         out[name] = Measure(
             value=mean.value,
-            n=n,
+            n=len(kept),
             n_genes=mean.n,
             chance=0.0,
-            draws=draws if name == "pearson" else None,
+            draws=nan_mean(draws, axis=1) if name == "pearson" else None,
             n_blocks=drawn.n_units if name == "pearson" else 0,
         )
     return out
+
+
+def noise_free_draws(drawn: Resamples, values: Floats, noise: Floats) -> Floats:
+    """(n_boot, genes) `noise_free_pearson` of values and their noise (n, genes) in each draw; NaN where constant."""
+    about = values - values.mean(axis=0)
+    variance = drawn.mean(about**2) - drawn.mean(about) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = 1.0 - drawn.mean(noise) * (len(values) - 1) / len(values) / variance
+    return np.where(variance > 1e-9 * (about**2).mean(axis=0), np.sqrt(np.clip(share, 0.0, 1.0)), np.nan)
 
 
 def _smoothness(centres_um: Floats, guess: Floats, truth: Floats) -> MoranAgreement:

@@ -1,8 +1,8 @@
 """Who predicts expression: ridge on any embedding, models that predict by themselves, and what costs nothing.
 
 Whatever is judged comes down to one function, from a section to (n, targets) and which of the n locations it predicts.
-An `Embedder` becomes one by ridge on the training side. A `Learner` learns for itself, such as the core-panel baselines
-here. A `Predictor` is trained already and is asked for genes by name.
+An `Embedder` becomes one by what the protocol fits on the training side. A `Learner` learns for itself, such as the
+core-panel baselines here. A `Predictor` is trained already and is asked for genes by name.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from triglyph.bench.contracts import Array, SectionLike, Subject
+from triglyph.bench.contracts import Array, Embedder, SectionLike, Subject, Trial
 from triglyph.bench.expression.placing import place
-from triglyph.bench.expression.targets import Scale, Targets
+from triglyph.bench.expression.targets import GeneTargets, Scale
 from triglyph.bench.parts import cut, pooled, whole_of
-from triglyph.bench.ridge import Standardise, fit_ridge
+from triglyph.bench.ridge import fit_ridge
 from triglyph.errors import ContractError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Predict = Callable[[SectionLike], tuple[Floats, Bools]]
+Fit = Callable[[Sequence[tuple[Floats, Floats]]], Callable[[Floats], Floats]]
+"""From features (n, d) and targets (n, genes) of each training section, in order, to predictions of features."""
 CORE_ALPHAS = tuple(float(a) for a in np.logspace(0, 5, 11))
 NEIGHBOUR_ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))
 _BLOCK_BYTES = 64 << 20
@@ -54,7 +57,7 @@ class Learner(abc.ABC):
     modalities: tuple[str, ...] = ()
 
     @abc.abstractmethod
-    def learn(self, targets: Targets) -> Predict:
+    def learn(self, targets: GeneTargets) -> Predict:
         """Fitted on `targets.trial.train` alone."""
 
     def embed(self, section: Any, modality: Any) -> tuple[Array, Bools]:
@@ -68,40 +71,49 @@ class Learner(abc.ABC):
         raise ContractError(f"{type(self).__name__} cannot read text")
 
 
-def predict_with(
-    subject: Subject,
-    targets: Targets,
-    *,
-    modality: str,
-    features: str,
-    standardise: Standardise,
-    alphas: tuple[float, ...],
-) -> Predict:
+def predict_with(subject: Subject, targets: GeneTargets, *, modality: str, features: str, fit: Fit) -> Predict:
     """What a subject predicts, after whatever must be fitted on the training side.
 
     Raises
     ------
     ContractError
-        The subject has not the modality, predicts on another scale, or gives a shape that does not fit.
+        The subject has not the modality, predicts on another scale, or gives what does not fit or is not finite.
     """
-    source: Any = subject.source
-    if isinstance(source, Learner):
-        return source.learn(targets)
-    if isinstance(source, Predictor):
-        return _asked(subject.name, source, targets)
+    if isinstance(subject.source, Predictor):
+        return _asked(subject.name, subject.source, targets)
+    return learned(subject, targets, modality=modality, features=features, fit=fit)
+
+
+def learned(subject: Subject, targets: GeneTargets, *, modality: str, features: str, fit: Fit) -> Predict:
+    """As `predict_with`, of a `Learner` or an embedding; what a model predicts by itself is not asked for.
+
+    Parameters
+    ----------
+    features
+        `embedding`, or `pooled` for what it was made of.
+    fit
+        What an embedding is read by.
+    """
+    if isinstance(subject.source, Learner):
+        return subject.source.learn(targets)
     if modality not in subject.modalities:
         raise ContractError(f"{subject.name} has no {modality}", mend="choose another `modality`")
-    read = subject.embed if features == "embedding" else subject.pooled
-    return _ridge(
-        lambda section: read(section, modality),
-        targets,
-        standardise=standardise,
-        alphas=alphas,
-        where=f"{subject.name}, split {targets.trial.split!r}",
-    )
+    of = subject.embed if features == "embedding" else subject.pooled
+
+    def read(section: SectionLike) -> tuple[Array, Bools]:
+        values, present = of(section, modality)
+        if not np.isfinite(values[present]).all():
+            raise ContractError(
+                f"a feature of {subject.name} is not finite",
+                where=f"section {section.id}",
+                mend="embed the section again",
+            )
+        return values, present
+
+    return _read_off(read, targets, fit)
 
 
-def _asked(name: str, source: Predictor, targets: Targets) -> Predict:
+def _asked(name: str, source: Predictor, targets: GeneTargets) -> Predict:
     if source.scale != targets.scale:
         raise ContractError(
             f"{name} predicts {source.scale}, the protocol asks for {targets.scale}", mend="set the protocol's `scale`"
@@ -116,27 +128,21 @@ def _asked(name: str, source: Predictor, targets: Targets) -> Predict:
     return predict
 
 
-def _ridge(
-    read: Callable[[SectionLike], tuple[Array, Bools]],
-    targets: Targets,
-    *,
-    standardise: Standardise,
-    alphas: tuple[float, ...],
-    where: str,
-) -> Predict:
+def _read_off(read: Callable[[SectionLike], tuple[Array, Bools]], targets: GeneTargets, fit: Fit) -> Predict:
     train = []
     for section in targets.trial.train:
         values, present = read(section)
         truth, counted = targets[section]
         kept = np.flatnonzero(present & counted)
         train.append((np.asarray(values[kept], dtype=np.float64), truth[kept]))
-    ridge = fit_ridge(train, standardise=standardise, alphas=alphas, where=where)
+    fitted = fit(train)
 
     def predict(section: SectionLike) -> tuple[Floats, Bools]:
         values, present = read(section)
         rows = np.flatnonzero(present)
         out = np.full((len(present), len(targets.genes)), np.nan)
-        out[rows] = ridge(np.asarray(values[rows], dtype=np.float64))
+        if len(rows):
+            out[rows] = fitted(np.asarray(values[rows], dtype=np.float64))
         return out, np.asarray(present)
 
     return predict
@@ -145,7 +151,7 @@ def _ridge(
 # ---- from a core panel
 
 
-def _has_core(targets: Targets) -> None:
+def _has_core(targets: GeneTargets) -> None:
     if not targets.core:
         raise ContractError("there is no core panel to predict from", mend="set the protocol's `core`")
 
@@ -157,7 +163,7 @@ class MinMAE(Learner):
     Martinelli et al., the baseline that leaks nothing when the choice is made on training locations alone.
     """
 
-    def learn(self, targets: Targets) -> Predict:
+    def learn(self, targets: GeneTargets) -> Predict:
         _has_core(targets)
         x = np.concatenate([targets.core_values(s) for s in targets.trial.train])
         y = np.concatenate([targets[s][0] for s in targets.trial.train])
@@ -178,7 +184,7 @@ class CoreRidge(Learner):
     neighbours: int = 0
     """Locations, the own one included, over which the core is averaged; 0 leaves surroundings out."""
 
-    def learn(self, targets: Targets) -> Predict:
+    def learn(self, targets: GeneTargets) -> Predict:
         _has_core(targets)
 
         def read(section: SectionLike) -> tuple[Floats, Bools]:
@@ -191,25 +197,21 @@ class CoreRidge(Learner):
             return cut(section, x)[0], targets[section][1]
 
         alphas = NEIGHBOUR_ALPHAS if self.neighbours else CORE_ALPHAS
-        return _ridge(read, targets, standardise="none", alphas=alphas, where="ridge from the core panel")
+        fit = partial(fit_ridge, standardise="none", alphas=alphas, where="ridge from the core panel")
+        return _read_off(read, targets, fit)
 
 
 @dataclass(frozen=True)
 class CoreDepth(Learner):
     """Ridge from the log count of the core panel: sequencing depth and nothing else."""
 
-    def learn(self, targets: Targets) -> Predict:
+    def learn(self, targets: GeneTargets) -> Predict:
         _has_core(targets)
-        return _ridge(
-            lambda section: (_core_depth(targets, section), targets[section][1]),
-            targets,
-            standardise="none",
-            alphas=(1.0,),
-            where="library size of the core panel",
-        )
+        fit = partial(fit_ridge, standardise="none", alphas=(1.0,), where="library size of the core panel")
+        return _read_off(lambda section: (_core_depth(targets, section), targets[section][1]), targets, fit)
 
 
-def _core_depth(targets: Targets, section: SectionLike) -> Floats:
+def _core_depth(targets: GeneTargets, section: SectionLike) -> Floats:
     return np.log1p(np.expm1(targets.core_values(section)).sum(axis=1, keepdims=True))
 
 
@@ -220,7 +222,7 @@ def _core_depth(targets: Targets, section: SectionLike) -> Floats:
 class TrainingMean(Learner):
     """Every gene's mean over the training locations."""
 
-    def learn(self, targets: Targets) -> Predict:
+    def learn(self, targets: GeneTargets) -> Predict:
         mean = targets.training_mean
 
         def predict(section: SectionLike) -> tuple[Floats, Bools]:
@@ -242,7 +244,7 @@ class AlignedPosition(Learner):
     """Features of `image` whose columns 0, 1, 6 are means of haematoxylin, eosin and red, as `stain-texture` has."""
     k: int = 8
 
-    def learn(self, targets: Targets) -> Predict:
+    def learn(self, targets: GeneTargets) -> Predict:
         from sklearn.neighbors import KNeighborsRegressor
 
         def seen(section: SectionLike) -> tuple[Floats, Floats, NDArray[np.intp]]:
@@ -258,9 +260,13 @@ class AlignedPosition(Learner):
                 return out, there
             xy, stain, rows = seen(section)
             placed, values = [], []
+            memo = targets.trial.memo  # what is predicted changes from protocol to protocol, places do not
             for other in block:
                 other_xy, other_stain, kept = seen(other)
-                placed.append(place(other_xy, other_stain, onto_um=xy, onto_stain=stain))
+                key = ("placed", self.stain, other.id, section.id)
+                if key not in memo:
+                    memo[key] = place(other_xy, other_stain, onto_um=xy, onto_stain=stain)
+                placed.append(memo[key])
                 values.append(targets[other][0][kept])
             near = KNeighborsRegressor(self.k, weights="distance").fit(np.concatenate(placed), np.concatenate(values))
             out[rows] = near.predict(xy)
@@ -277,32 +283,55 @@ def block_of(section: Any) -> str:
     return f"{section.patient}/{block}" if block else ""
 
 
-@dataclass(frozen=True)
-class ShuffledPairs(Learner):
-    """The subject's own features, paired with targets of other training locations: what ridge makes of nothing."""
+# ---- a control
 
-    subject: Subject
-    modality: str
-    features: str
-    standardise: Standardise
-    alphas: tuple[float, ...]
+
+@dataclass(frozen=True)
+class ShuffledPairs:
+    """An embedder with the features of training locations at other ones: what a fit makes of pairs that mean nothing.
+
+    They change places within their section, or within the part of it that is trained on; all others keep theirs.
+    """
+
+    source: Embedder
+    trial: Trial
     seed: int = 0
 
     @property
-    def training_sections(self) -> Sequence[str]:  # type: ignore[override]
-        """Those of the subject."""
-        return self.subject.source.training_sections
+    def modalities(self) -> Sequence[str]:
+        """Of the source."""
+        return self.source.modalities
 
-    def learn(self, targets: Targets) -> Predict:
+    @property
+    def training_sections(self) -> Sequence[str]:
+        """Of the source."""
+        return self.source.training_sections
+
+    def embed(self, section: Any, modality: Any) -> tuple[Array, Bools]:
+        """(n, dim) and which of the n locations have it, of a whole section."""
+        return self._moved(section, *self.source.embed(section, modality))
+
+    def pooled(self, section: Any, modality: Any) -> tuple[Array, Bools]:
+        """As `embed`, before anything was aligned."""
+        return self._moved(section, *self.source.pooled(section, modality))
+
+    def embed_text(self, texts: list[str]) -> Array:
+        """Of the source."""
+        return self.source.embed_text(texts)
+
+    def _moved(self, section: Any, values: Array, present: Bools) -> tuple[Array, Bools]:
+        order = self._orders.get(section.id)
+        return (values, present) if order is None else (values[order], present[order])
+
+    @cached_property
+    def _orders(self) -> dict[str, NDArray[np.intp]]:
+        """Section -> (n,) whose features a location gets."""
         rng = np.random.default_rng(self.seed)
-        read = self.subject.embed if self.features == "embedding" else self.subject.pooled
-        orders = {s.id: rng.permutation(len(s.centres_um)) for s in targets.trial.train}
-
-        def shuffled(section: SectionLike) -> tuple[Array, Bools]:
-            values, present = read(section, self.modality)
-            if section.id not in orders or not any(section is s for s in targets.trial.train):
-                return values, present
-            return values[orders[section.id]], present[orders[section.id]]
-
-        where = f"shuffled pairs of {self.subject.name}"
-        return _ridge(shuffled, targets, standardise=self.standardise, alphas=self.alphas, where=where)
+        out = {}
+        for section in self.trial.train:
+            whole = whole_of(section)
+            order = np.arange(len(whole.centres_um))
+            (rows,) = cut(section, order.copy())
+            order[rows] = rows[rng.permutation(len(rows))]
+            out[whole.id] = order
+        return out

@@ -7,6 +7,7 @@ stand beside what costs nothing and beside the ceiling that counting noise sets.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,7 +25,7 @@ from triglyph.bench.expression.measures import (
 from triglyph.bench.expression.predictors import Learner, Predict, Predictor, predict_with
 from triglyph.bench.expression.targets import SCALES, Scale, Targets
 from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
-from triglyph.bench.ridge import ALPHAS, PER_SECTION_NOTE, Standardise
+from triglyph.bench.ridge import ALPHAS, PER_SECTION_NOTE, Standardise, fit_ridge
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError, SourceError
 from triglyph.metrics.bootstrap import nan_mean
@@ -38,6 +39,7 @@ class Expression(Protocol):
     """Correlations and errors of predicted expression on unseen sections."""
 
     name: ClassVar[str] = "expression"
+    version: ClassVar[str] = "2"
     task: ClassVar[str] = "expression"
 
     modality: Literal["image", "text"] = "image"
@@ -93,8 +95,8 @@ class Expression(Protocol):
 
     def ceilings(self, targets: Targets) -> Ceilings:
         """What the counts of the test sections allow, each section's computed once."""
-        key = ("ceilings", id(targets), self.seed)
-        found: Ceilings = targets.trial.memo.setdefault(key, Ceilings(targets, self.seed))
+        key = ("ceilings", id(targets))
+        found: Ceilings = targets.trial.memo.setdefault(key, Ceilings(targets))
         return found
 
     @property
@@ -110,8 +112,12 @@ class Expression(Protocol):
             targets,
             modality=self.modality,
             features=self.features,
-            standardise=self.standardise,
-            alphas=self.alphas,
+            fit=partial(
+                fit_ridge,
+                standardise=self.standardise,
+                alphas=self.alphas,
+                where=f"{subject.name}, split {trial.split!r}",
+            ),
         )
         return self.judge(rows, predict, targets)
 

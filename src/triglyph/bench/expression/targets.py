@@ -1,11 +1,14 @@
 """What is predicted: genes chosen on the training side of a trial, on one stated scale.
 
+`GeneTargets` is all that a predictor knows of what it is asked; `hest-benchmark` has targets of its own.
+
 Which genes *can* be scored depends on every section's panel; which *are* is chosen on training locations alone. Genes
 of a core panel, where there is one, are inputs and never targets.
 """
 
 from __future__ import annotations
 
+import abc
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,7 +34,44 @@ SCALES = {
 }
 
 
-class Targets:
+class GeneTargets(abc.ABC):
+    """Values of some genes at every location of a trial, and the counts that they are made of."""
+
+    trial: Trial
+    genes: tuple[str, ...]
+    """What is predicted."""
+    scale: Scale
+    common: tuple[str, ...]
+    """Genes that `counts` are of; `genes` are among them."""
+    core: tuple[str, ...] = ()
+    """Genes that are inputs, and no targets."""
+
+    @abc.abstractmethod
+    def __getitem__(self, section: SectionLike) -> tuple[Floats, Bools]:
+        """(n, genes) on the scale, and which of the n locations are trained on and tested."""
+
+    @abc.abstractmethod
+    def counts(self, section: SectionLike) -> sp.csr_matrix:
+        """(n, common) raw counts, for those who split them."""
+
+    def core_values(self, section: SectionLike) -> Floats:
+        """(n, core) log1p of raw counts of the core panel."""
+        return np.log1p(self.counts(section)[:, [self.common.index(g) for g in self.core]].toarray())
+
+    @cached_property
+    def columns(self) -> NDArray[np.intp]:
+        """Places of `genes` in `common`."""
+        at = {g: i for i, g in enumerate(self.common)}
+        return np.array([at[g] for g in self.genes], dtype=np.intp)
+
+    @cached_property
+    def training_mean(self) -> Floats:
+        """(genes,) over the training locations."""
+        pieces = [values[counted] for values, counted in (self[s] for s in self.trial.train)]
+        return np.asarray(np.concatenate(pieces).mean(axis=0))
+
+
+class Targets(GeneTargets):
     """Counts and targets of every section of a trial.
 
     Parameters
@@ -76,7 +116,6 @@ class Targets:
         chosen = most_variable(sp.vstack(seen).tocsr(), n_genes=n_genes, min_detected=min_detected)
         self.genes = tuple(candidates[i] for i in chosen)
         self._columns = chosen
-        self._core_columns = [self.common.index(g) for g in self.core]
 
     def _scaled(self, section: SectionLike) -> sp.csr_matrix:
         """Training locations with counts x candidates, on the scale."""
@@ -101,26 +140,9 @@ class Targets:
         return cut(section, self._sections[whole_of(section).id].totals)[0]
 
     def counts(self, section: SectionLike) -> sp.csr_matrix:
-        """(n, common genes) raw counts, for those who split them."""
         found = self._sections[whole_of(section).id]
         (rows,) = cut(section, np.arange(found.counts.shape[0]))
         return sp.csr_matrix(found.counts[rows])
-
-    def core_values(self, section: SectionLike) -> Floats:
-        """(n, core) log1p of raw counts of the core panel."""
-        return np.log1p(self.counts(section)[:, self._core_columns].toarray())
-
-    @property
-    def columns(self) -> NDArray[np.intp]:
-        """Places of `genes` in `common`."""
-        at = {g: i for i, g in enumerate(self.common)}
-        return np.array([at[g] for g in self.genes], dtype=np.intp)
-
-    @cached_property
-    def training_mean(self) -> Floats:
-        """(genes,) over the training locations that have counts."""
-        pieces = [values[counted] for values, counted in (self[s] for s in self.trial.train)]
-        return np.asarray(np.concatenate(pieces).mean(axis=0))
 
 
 class _Counts:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triglyph.bench.contracts import Array, Embedder, Subject, Trial
+from triglyph.bench.expression.predictors import Learner, ShuffledPairs
 from triglyph.bench.features import Features
 from triglyph.bench.hest.protocol import HestBenchmark, Pca
 from triglyph.bench.protocol import ProtocolCard
@@ -50,12 +51,13 @@ class HescapeExpression(HestBenchmark):
 
     def run(self, subject: Subject, trial: Trial) -> list[Result]:
         out = super().run(subject, trial)
-        if isinstance(subject.source, Features):
+        source = subject.source
+        if isinstance(source.source if isinstance(source, ShuffledPairs) else source, Features | Learner):
             return out
         before = replace(
             subject,
             name=f"{subject.name}: {BEFORE}",
-            source=Unaligned(subject.source),
+            source=Unaligned(source),
             role="baseline" if subject.role == "method" else subject.role,
         )
         return out + super().run(before, trial)

@@ -12,8 +12,9 @@ Embeddings are compared by cosine. The release compares them by their dot produc
 from __future__ import annotations
 
 import logging
+import typing
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,14 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from triglyph.bench.ceilings.retrieval import diagonal_ranks
 from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError
 from triglyph.metrics.bootstrap import Resamples, spatial_blocks
 from triglyph.metrics.result import Level, Result
-from triglyph.metrics.retrieval import Ties, chance_rank, chance_recall, match_ranks, recall_at, unit_rows
+from triglyph.metrics.retrieval import (
+    Ties,
+    chance_rank,
+    chance_recall,
+    diagonal_ranks,
+    match_ranks,
+    recall_at,
+    unit_rows,
+)
 
 Floats = NDArray[np.float64]
 DIRECTIONS = (("image", "expression"), ("expression", "image"))
@@ -93,29 +101,37 @@ class HescapeRetrieval(Protocol):
                 mend="judge a model of image and expression, or a baseline that maps one to the other",
             )
         pairs = {s.id: found for s in trial.test if (found := _pairs(subject, s)) is not None}
+        return self.judge(rows, list(pairs.values()), _Cosines(self, pairs))
+
+    def judge(self, rows: Rows, tested: Sequence[Place], ranks: Ranks) -> list[Result]:
+        """The rows of whoever ranks the locations of the tested sections."""
         out: list[Result] = []
         for source, target in DIRECTIONS:
             direction = f"{source}->{target}"
             by_section: dict[str, dict[str, Measure]] = {}
-            for name, of in pairs.items():
-                measured = {**self._full(rows, [of], direction), **self._batched(rows, of, direction)}
+            for place in tested:
+                measured = {
+                    **self._full(rows, [place], ranks.gallery([place], direction)),
+                    **self._batched(rows, place, ranks.batches(place, self._batches(place.n), direction)),
+                }
                 for metric, measure in measured.items():
-                    by_section.setdefault(metric, {})[name] = measure
+                    by_section.setdefault(metric, {})[place.section.id] = measure
             for metric, measures in by_section.items():
                 out += rows.per_section(measures, metric=metric, direction=direction)
             by_patient: dict[str, dict[tuple[Level, str], Measure]] = {}
-            for level, patient, sections in rows.by_patient([s for s in trial.test if s.id in pairs]):
-                for metric, measure in self._full(rows, [pairs[s.id] for s in sections], direction).items():
+            places = {place.section.id: place for place in tested}
+            for level, patient, sections in rows.by_patient([place.section for place in tested]):
+                together = [places[s.id] for s in sections]
+                for metric, measure in self._full(rows, together, ranks.gallery(together, direction)).items():
                     by_patient.setdefault(metric, {})[level, patient] = measure
             for metric, pooled in by_patient.items():
                 out += rows.patient_pooled(pooled, metric=metric, direction=direction)
         return [row.model_copy(update={"compat": self.compat}) for row in out] if self.compat else out
 
-    def _full(self, rows: Rows, pairs: Sequence[_Pairs], direction: str) -> dict[str, Measure]:
+    def _full(self, rows: Rows, places: Sequence[Place], ranks: Floats) -> dict[str, Measure]:
         """All metrics in one gallery of all locations of these sections."""
-        queries, gallery = (np.concatenate(side) for side in zip(*(p.sides(direction) for p in pairs), strict=True))
-        ranks, n = match_ranks(queries, gallery, ties=self.ties), len(gallery)
-        drawn = rows.blocks(pairs[0].section, pairs[0].rows) if len(pairs) == 1 else self._strata(rows, pairs)
+        n = len(ranks)
+        drawn = rows.blocks(places[0].section, places[0].rows) if len(places) == 1 else self._strata(rows, places)
         out = {
             f"recall@{k}": Measure(
                 value=recall_at(ranks, k),
@@ -137,31 +153,21 @@ class HescapeRetrieval(Protocol):
         )
         return out
 
-    def _strata(self, rows: Rows, pairs: Sequence[_Pairs]) -> Resamples:
+    def _strata(self, rows: Rows, places: Sequence[Place]) -> Resamples:
         """The block bootstrap of several sections, each drawn by its own blocks."""
         return Resamples(
-            np.concatenate([spatial_blocks(p.section.centres_um, side_um=self.block_um)[p.rows] for p in pairs]),
-            strata=np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(pairs)]),
+            np.concatenate([spatial_blocks(p.section.centres_um, side_um=self.block_um)[p.rows] for p in places]),
+            strata=np.concatenate([np.full(p.n, i) for i, p in enumerate(places)]),
             n_boot=rows.n_boot,
-            seed=[self.seed, zlib.crc32(pairs[0].section.patient.encode())],  # patients are drawn independently
+            seed=[self.seed, zlib.crc32(places[0].section.patient.encode())],  # patients are drawn independently
         )
 
-    def _batched(self, rows: Rows, pairs: _Pairs, direction: str) -> dict[str, Measure]:
-        """Recall within batches of neighbouring rows, mean over batches."""
-        queries, gallery = pairs.sides(direction)
-        if not self.compat:
-            queries, gallery = unit_rows(queries, what="queries"), unit_rows(gallery, what="gallery")
-        batches = list(self._batches(len(queries)))
-        ranks, weights = [], []
-        for of in batches:
-            scores = queries[of] @ gallery[of].T
-            # Lengths are anybody's choice without normalising: ties are told by the largest score.
-            ranks.append(diagonal_ranks(scores / max(float(np.abs(scores).max()), 1e-300), ties=self.ties))
-            weights.append(np.full(len(scores), 1.0 / len(scores)))
-        rank, weight = np.concatenate(ranks), np.concatenate(weights)
-        drawn = rows.blocks(pairs.section, pairs.rows[: len(rank)])
+    def _batched(self, rows: Rows, place: Place, batches: Sequence[Floats]) -> dict[str, Measure]:
+        """Recall within batches of neighbouring rows, mean over batches, of the ranks in each."""
+        sizes = [len(ranks) for ranks in batches]
+        rank, weight = np.concatenate(batches), np.concatenate([np.full(size, 1.0 / size) for size in sizes])
+        drawn = rows.blocks(place.section, place.rows[: len(rank)])
         share = drawn.mean(weight)[:, 0]
-        sizes = [len(w) for w in weights]
         return {
             self.in_batch(f"recall@{k}"): Measure(
                 value=float((weight * (rank <= k)).sum() / len(batches)),
@@ -174,20 +180,40 @@ class HescapeRetrieval(Protocol):
             for k in self.ks
         }
 
-    def _batches(self, n: int) -> Iterator[slice]:
+    def _batches(self, n: int) -> list[slice]:
         """Batches of rows next to each other; of fewer rows than one batch, all."""
         whole = n if self.compat or n < self.batch_size else n - n % self.batch_size
-        for start in range(0, whole, self.batch_size):
-            yield slice(start, min(start + self.batch_size, whole))
+        return [slice(start, min(start + self.batch_size, whole)) for start in range(0, whole, self.batch_size)]
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Place:
     """The locations of a section that have an image and expression, in the order of its table."""
 
     section: SectionLike
     rows: NDArray[np.intp]
     """(n,)"""
+
+    @property
+    def n(self) -> int:
+        """Of locations."""
+        return len(self.rows)
+
+
+class Ranks(typing.Protocol):
+    """Who ranks: for every location, from 1, where the answer to it lies among the gallery."""
+
+    def gallery(self, places: Sequence[Place], direction: str) -> Floats:
+        """(n,) among all locations of these sections, one section after the other."""
+
+    def batches(self, place: Place, batches: Sequence[slice], direction: str) -> list[Floats]:
+        """(k,) among the locations of each of some batches of a section's."""
+
+
+@dataclass(frozen=True)
+class _Pairs(Place):
+    """With their embeddings."""
+
     image: Floats
     """(n, dim)"""
     expression: Floats
@@ -196,6 +222,31 @@ class _Pairs:
     def sides(self, direction: str) -> tuple[Floats, Floats]:
         """Queries and gallery."""
         return (self.image, self.expression) if direction.startswith("image") else (self.expression, self.image)
+
+
+@dataclass(frozen=True)
+class _Cosines:
+    """A subject's embeddings rank."""
+
+    protocol: HescapeRetrieval
+    pairs: Mapping[str, _Pairs]
+    """Section id -> its pairs."""
+
+    def gallery(self, places: Sequence[Place], direction: str) -> Floats:
+        sides = (self.pairs[p.section.id].sides(direction) for p in places)
+        queries, gallery = (np.concatenate(side) for side in zip(*sides, strict=True))
+        return match_ranks(queries, gallery, ties=self.protocol.ties)
+
+    def batches(self, place: Place, batches: Sequence[slice], direction: str) -> list[Floats]:
+        queries, gallery = self.pairs[place.section.id].sides(direction)
+        if not self.protocol.compat:
+            queries, gallery = unit_rows(queries, what="queries"), unit_rows(gallery, what="gallery")
+        out = []
+        for of in batches:
+            scores = queries[of] @ gallery[of].T
+            # Lengths are anybody's choice without normalising: ties are told by the largest score.
+            out.append(diagonal_ranks(scores / max(float(np.abs(scores).max()), 1e-300), ties=self.protocol.ties))
+        return out
 
 
 def _pairs(subject: Subject, section: SectionLike) -> _Pairs | None:

@@ -1,4 +1,4 @@
-"""Genes as HEST-Benchmark chooses them, and their raw counts on its scale.
+"""Genes as HEST-Benchmark chooses them, and their raw counts.
 
 Kept are genes seen in at least a share of the locations of every section, and no control probes; of these the most
 variable of all sections' log1p counts stacked, by scanpy's `highly_variable_genes` (its `seurat` flavour; Satija et
@@ -46,8 +46,8 @@ def read_genes(path: Path) -> tuple[str, ...]:
     return tuple(genes)
 
 
-def log1p_counts(section: SectionLike, genes: Sequence[str]) -> NDArray[np.float64]:
-    """(n, genes) log1p of raw counts.
+def counts_of(section: SectionLike, genes: Sequence[str]) -> sp.csr_matrix:
+    """(n, genes) raw counts.
 
     Raises
     ------
@@ -63,8 +63,7 @@ def log1p_counts(section: SectionLike, genes: Sequence[str]) -> NDArray[np.float
             where=f"section {section.id}",
             mend="give genes that all sections measure, or let them be chosen",
         )
-    chosen = sp.csc_matrix(counts)[:, [at[g] for g in genes]]
-    return np.log1p(np.asarray(chosen.toarray(), dtype=np.float64))
+    return sp.csr_matrix(sp.csc_matrix(counts)[:, [at[g] for g in genes]])
 
 
 def variable_genes(

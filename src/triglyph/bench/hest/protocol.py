@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,10 +27,12 @@ from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from triglyph.bench.contracts import SectionLike, Subject, Trial
+from triglyph.bench.expression.predictors import Predict, learned
 from triglyph.bench.genes import common_genes
 from triglyph.bench.hest.exact_pca import fit_pca_ridge
-from triglyph.bench.hest.genes import log1p_counts, read_genes, variable_genes
-from triglyph.bench.hest.rows import AGGREGATIONS, METRICS, RELEASE, Scored, expression_rows
+from triglyph.bench.hest.genes import read_genes, variable_genes
+from triglyph.bench.hest.rows import AGGREGATIONS, METRICS, RELEASE, Measured, Scored, expression_rows, measures
+from triglyph.bench.hest.targets import HestTargets
 from triglyph.bench.parts import whole_of
 from triglyph.bench.protocol import PER_SECTION, Protocol, ProtocolCard
 from triglyph.bench.rows import Rows, mean_or_nan
@@ -38,7 +41,8 @@ from triglyph.metrics.correlation import pearson
 from triglyph.metrics.result import Result
 
 Floats = NDArray[np.float64]
-Predict = Callable[[Floats], Floats]
+Read = Callable[[Floats], Floats]
+"""From features (n, d) to predictions (n, genes)."""
 Pca = Literal["scikit-learn", "exact", "none"]
 
 TRANSDUCTIVE_GENES = "genes chosen on all sections of the trial, test included"
@@ -53,10 +57,16 @@ INNER_FOLDS = 5
 log = logging.getLogger(__name__)
 
 
+class OnePatient(ContractError):
+    """What must be chosen between training patients has only one of them."""
+
+
 class HestBenchmark(Protocol):
     """Pearson of ridge-predicted log1p counts, as HEST-Benchmark takes it."""
 
     name: ClassVar[str] = "hest-benchmark"
+    version: ClassVar[str] = "2"
+    """1: `r2-training-mean` was about the mean of the training locations that a subject has; now of all."""
     task: ClassVar[str] = "expression"
     differs: ClassVar[str] = ""
     """What a variant changes, in words."""
@@ -127,53 +137,59 @@ class HestBenchmark(Protocol):
             constants=self.constants(),
         )
 
-    def run(self, subject: Subject, trial: Trial) -> list[Result]:
-        rows = Rows.start(self, subject, trial)
-        if self.modality not in subject.modalities:
-            raise ContractError(f"{subject.name} has no {self.modality}", mend="choose another `modality`")
+    @property
+    def direction(self) -> str:
+        """From what to what."""
+        return f"{self.modality}->expression"
+
+    def targets(self, trial: Trial) -> HestTargets:
+        """What is predicted on a trial, the same for every subject."""
         genes = self.chosen_genes(trial)
-        read = subject.embed if self.features == "embedding" else subject.pooled
-        sides = {}
-        for section in (*trial.train, *trial.test):
-            values, present = read(section, self.modality)
-            kept = np.flatnonzero(present)
-            features = np.asarray(values, dtype=np.float64)[kept]
-            if not np.isfinite(features).all():
+        key = ("hest targets", genes)
+        if key not in trial.memo:
+            trial.memo[key] = HestTargets(trial, genes)
+        found: HestTargets = trial.memo[key]
+        return found
+
+    def run(self, subject: Subject, trial: Trial) -> list[Result]:
+        rows, targets = Rows.start(self, subject, trial), self.targets(trial)
+        people = [s.patient for s in trial.train]
+
+        def fit(train: Sequence[tuple[Floats, Floats]]) -> Read:
+            sizes = [len(x) for x, _ in train]
+            if sum(sizes) < 2:
                 raise ContractError(
-                    f"a feature of {subject.name} is not finite",
-                    where=f"section {section.id}",
-                    mend="embed the section again",
+                    "fewer than two training locations have features", where=f"{subject.name}, split {trial.split!r}"
                 )
-            sides[section.id] = kept, features, log1p_counts(section, genes)[kept]
-        train = [sides[s.id] for s in trial.train]
-        x, y = np.concatenate([t[1] for t in train]), np.concatenate([t[2] for t in train])
-        if len(x) < 2:
-            raise ContractError(
-                "fewer than two training locations have features", where=f"{subject.name}, split {trial.split!r}"
-            )
-        people = np.repeat([s.patient for s in trial.train], [len(t[0]) for t in train])
-        direction = f"{self.modality}->expression"
-        tested = [s for s in trial.test if len(sides[s.id][0])]
-        predict = self._fit(x, y, people)
-        if predict is None:
-            log.warning(
-                "%s, fold %s: one training patient, %s; nothing can be chosen patient-wise and nothing is judged",
-                self.name,
-                trial.fold or "0",
-                people[0],
-            )
-            found = self._undefined(rows, tested, direction)
-        else:
-            scored = [Scored(s, sides[s.id][0], predict(sides[s.id][1]), sides[s.id][2]) for s in tested]
-            found = expression_rows(
-                rows,
-                scored,
-                genes=genes,
-                training_mean=y.mean(axis=0),
-                direction=direction,
-                release=self.compat == "release",
-            )
-        return [row.model_copy(update={"compat": self.compat}) for row in found] if self.compat else found
+            x, y = (np.concatenate(side) for side in zip(*train, strict=True))
+            return self._fit(x, y, np.repeat(people, sizes))
+
+        try:
+            predict = learned(subject, targets, modality=self.modality, features=self.features, fit=fit)
+        except OnePatient as only:
+            log.warning("%s, fold %s: %s; nothing is judged", self.name, trial.fold or "0", only)
+            return self._stamped(self._undefined(rows))
+        return self.judge(rows, predict, targets)
+
+    def judge(self, rows: Rows, predict: Predict, targets: HestTargets) -> list[Result]:
+        """The rows of what is predicted at the test locations."""
+        scored = []
+        for section in rows.trial.test:
+            guess, present = predict(section)
+            kept = np.flatnonzero(present)
+            if not np.isfinite(guess[kept]).all():
+                raise ContractError(f"{rows.subject.name} predicts values that are not finite", where=section.id)
+            if len(kept):
+                scored.append(Scored(section, kept, guess[kept], targets[section][0][kept]))
+        measured = partial(measures, training_mean=targets.training_mean, release=self.compat == "release")
+        return self.rows_of(rows, scored, targets.genes, measured)
+
+    def rows_of(self, rows: Rows, scored: Sequence[Scored], genes: Sequence[str], measured: Measured) -> list[Result]:
+        """All rows of one subject or ceiling."""
+        return self._stamped(expression_rows(rows, scored, genes=genes, measured=measured, direction=self.direction))
+
+    def _stamped(self, rows: list[Result]) -> list[Result]:
+        return [row.model_copy(update={"compat": self.compat}) for row in rows] if self.compat else rows
 
     def chosen_genes(self, trial: Trial) -> tuple[str, ...]:
         """Names of the genes that are predicted.
@@ -185,18 +201,20 @@ class HestBenchmark(Protocol):
         """
         if self.genes:
             return self.genes
-        wholes = list({(w := whole_of(s)).id: w for s in (*trial.train, *trial.test)}.values())
-        among = common_genes(wholes)
-        sections: Sequence[SectionLike] = wholes if self.genes_chosen_on == "all" else trial.train
-        return variable_genes(sections, n_genes=self.n_genes, min_detected=self.min_detected, among=among)
+        key = ("hest genes", self.n_genes, self.min_detected, self.genes_chosen_on)
+        if key not in trial.memo:
+            wholes = list({(w := whole_of(s)).id: w for s in (*trial.train, *trial.test)}.values())
+            sections: Sequence[SectionLike] = wholes if self.genes_chosen_on == "all" else trial.train
+            trial.memo[key] = variable_genes(
+                sections, n_genes=self.n_genes, min_detected=self.min_detected, among=common_genes(wholes)
+            )
+        found: tuple[str, ...] = trial.memo[key]
+        return found
 
-    def _fit(self, x: Floats, y: Floats, people: NDArray[np.str_]) -> Predict | None:
-        """From features to predictions with an intercept; None where alpha cannot be chosen."""
-        alpha: float | None
+    def _fit(self, x: Floats, y: Floats, people: NDArray[np.str_]) -> Read:
+        """From features to predictions with an intercept."""
         if self.alpha == "inner-cv":
             alpha = self.alpha_by_patients(x, y, people)
-            if alpha is None:
-                return None
         elif self.alpha == "hest":
             components = x.shape[1] if self.pca == "none" else min(self.n_components, *x.shape)
             alpha = 100.0 / (components * y.shape[1])
@@ -207,7 +225,7 @@ class HestBenchmark(Protocol):
             return lambda new: fitted.predict(new, alpha=alpha)
         return self._scikit_learn(x, y, alpha)
 
-    def _scikit_learn(self, x: Floats, y: Floats, alpha: float) -> Predict:
+    def _scikit_learn(self, x: Floats, y: Floats, alpha: float) -> Read:
         from sklearn.decomposition import PCA
         from sklearn.linear_model import Ridge
         from sklearn.pipeline import Pipeline
@@ -229,15 +247,20 @@ class HestBenchmark(Protocol):
         offset = 0.0 if self.fit_intercept else y.mean(axis=0)
         return lambda new: np.asarray(ridge.predict(prepare.transform(new))).reshape(len(new), -1) + offset
 
-    def alpha_by_patients(self, x: Floats, y: Floats, people: NDArray[np.str_]) -> float | None:
-        """The alpha of `alphas` with the best mean Pearson on held-out training patients; None with one patient.
+    def alpha_by_patients(self, x: Floats, y: Floats, people: NDArray[np.str_]) -> float:
+        """The alpha of `alphas` with the best mean Pearson on held-out training patients.
 
         Folds take patients in the order of their names, in turn. Of equal alphas the largest.
+
+        Raises
+        ------
+        OnePatient
+            There is no patient to hold out.
         """
         names = np.unique(people)
         k = min(INNER_FOLDS, len(names))
         if k < 2:
-            return None
+            raise OnePatient(f"one training patient, {names[0]}, so that alpha cannot be chosen patient-wise")
         scores = np.zeros(len(self.alphas))
         components = None if self.pca == "none" else self.n_components
         for i in range(k):
@@ -253,12 +276,11 @@ class HestBenchmark(Protocol):
                 scores[j] += 0.0 if np.isnan(value) else value
         return max(zip(scores.round(12), self.alphas, strict=True))[1]
 
-    @staticmethod
-    def _undefined(rows: Rows, tested: Sequence[SectionLike], direction: str) -> list[Result]:
+    def _undefined(self, rows: Rows) -> list[Result]:
         return [
             rows.row(
                 metric="pearson",
-                direction=direction,
+                direction=self.direction,
                 aggregation="pooled",
                 group="all",
                 level=level,
@@ -266,7 +288,7 @@ class HestBenchmark(Protocol):
                 n=0,
                 chance=0.0,
             )
-            for level, _ in rows.by_level([s.id for s in tested])
+            for level, _ in rows.by_level([s.id for s in rows.trial.test])
         ]
 
 

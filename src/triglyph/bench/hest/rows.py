@@ -7,7 +7,7 @@ constants has no correlation at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,16 @@ from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.result import Level, Result
 
 Floats = NDArray[np.float64]
+Measured = Callable[[Resamples, Floats, Floats], tuple[Mapping[str, Measure], Floats]]
+"""From draws, a guess (k, columns) and the truth (k, columns) to each metric, and to Pearson of each gene (genes,)."""
 
 METRICS = {
     "pearson": "per gene, then the mean over genes that vary in the truth; a gene predicted as a constant counts 0",
     "mse": "mean over locations and genes of log1p counts, the prediction with an intercept",
     "r2-test-mean": "1 - squared error / squared deviation from the mean of the tested locations, per gene, then the "
     "mean over genes that vary; the prediction with an intercept",
-    "r2-training-mean": "as r2-test-mean, against the squared deviation from the training mean: above 0 is better than "
-    "predicting that mean",
+    "r2-training-mean": "as r2-test-mean, against the squared deviation from the mean of all training locations: above "
+    "0 is better than predicting that mean",
     "genes-undefined": "genes left out of pearson: constant in the truth",
 }
 RELEASE = {
@@ -55,13 +57,7 @@ class Scored:
 
 
 def expression_rows(
-    rows: Rows,
-    scored: Sequence[Scored],
-    *,
-    genes: Sequence[str],
-    training_mean: Floats,
-    direction: str,
-    release: bool = False,
+    rows: Rows, scored: Sequence[Scored], *, genes: Sequence[str], measured: Measured, direction: str
 ) -> list[Result]:
     """All rows of one subject.
 
@@ -70,21 +66,17 @@ def expression_rows(
     scored
         One entry per test section with at least one location.
     genes
-        Names of the columns.
-    training_mean
-        (genes,) of the training locations.
-    release
-        The reference's mean of Pearson, which one constant gene leaves undefined.
+        Names.
+    measured
+        Such as `measures` with all but its first three arguments given.
     """
     out: list[Result] = []
     by_id = {s.section.id: s for s in scored}
     for level, ids in rows.by_level(list(by_id)):
-        some = [by_id[s] for s in ids]
-        out += _pooled(rows, some, genes, training_mean, direction, level, release=release)
+        out += _pooled(rows, [by_id[s] for s in ids], genes, measured, direction, level)
     found: dict[str, dict[str, Measure]] = {}
     for name, of in by_id.items():
-        drawn = rows.blocks(of.section, of.rows)
-        for metric, measure in measures(drawn, of.guess, of.truth, training_mean, release=release).items():
+        for metric, measure in measured(rows.blocks(of.section, of.rows), of.guess, of.truth)[0].items():
             found.setdefault(metric, {})[name] = measure
     for metric, per_section in found.items():
         out += rows.per_section(per_section, metric=metric, direction=direction)
@@ -92,9 +84,17 @@ def expression_rows(
 
 
 def measures(
-    drawn: Resamples, guess: Floats, truth: Floats, training_mean: Floats, *, release: bool = False
-) -> Mapping[str, Measure]:
-    """Every metric over (k, genes) locations, with the draws of its bootstrap."""
+    drawn: Resamples, guess: Floats, truth: Floats, *, training_mean: Floats, release: bool = False
+) -> tuple[Mapping[str, Measure], Floats]:
+    """Every metric over (k, genes) locations, with the draws of its bootstrap; Pearson of each gene.
+
+    Parameters
+    ----------
+    training_mean
+        (genes,) of the training locations.
+    release
+        The reference's mean of Pearson, which one constant gene leaves undefined.
+    """
     n, genes = truth.shape
     r, varies = correlations(guess, truth)
     draws = drawn.pearson(guess, truth)
@@ -112,7 +112,7 @@ def measures(
     def measure(value: float, of: Floats, n_genes: int, *, chance: float | None = None) -> Measure:
         return Measure(value=value, n=n, n_genes=n_genes, chance=chance, draws=of, n_blocks=drawn.n_units)
 
-    return {
+    metrics = {
         "pearson": measure(
             value, none if np.isnan(value) else nan_mean(draws[:, ~np.isnan(r)], axis=1), int(varies.sum()), chance=0.0
         ),
@@ -127,6 +127,7 @@ def measures(
         ),
         "genes-undefined": Measure(value=float((~varies).sum()), n=n, n_genes=genes),
     }
+    return metrics, r
 
 
 def correlations(guess: Floats, truth: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -149,11 +150,9 @@ def _pooled(
     rows: Rows,
     scored: Sequence[Scored],
     genes: Sequence[str],
-    training_mean: Floats,
+    measured: Measured,
     direction: str,
     level: Level,
-    *,
-    release: bool,
 ) -> list[Result]:
     guess, truth = (np.concatenate([getattr(s, side) for s in scored]) for side in ("guess", "truth"))
     if len({s.section.patient for s in scored}) >= MIN_PATIENTS:
@@ -167,7 +166,8 @@ def _pooled(
         drawn = Resamples(blocks, strata=sections, n_boot=rows.n_boot, seed=rows.protocol.seed)
         unit, strata, least = BLOCK, len(scored), MIN_BLOCKS
     out = []
-    for metric, m in measures(drawn, guess, truth, training_mean, release=release).items():
+    metrics, per_gene = measured(drawn, guess, truth)
+    for metric, m in metrics.items():
         ci = None
         if m.draws is not None:
             ci = interval(
@@ -193,7 +193,6 @@ def _pooled(
                 n_genes=m.n_genes,
             )
         )
-    r, _ = correlations(guess, truth)
     out += [
         rows.row(
             metric="pearson",
@@ -206,6 +205,6 @@ def _pooled(
             chance=0.0,
             n_genes=1,
         )
-        for gene, value in zip(genes, r, strict=True)
+        for gene, value in zip(genes, per_gene, strict=True)
     ]
     return out

@@ -14,9 +14,8 @@ from pydantic import Field
 
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.labels.labelled import Labelled, LabelProtocol, per_section_rows
-from triglyph.bench.protocol import PER_SECTION, ProtocolCard
+from triglyph.bench.protocol import PER_SECTION, FoldError, ProtocolCard
 from triglyph.bench.rows import Measure, Rows, mean_or_nan
-from triglyph.errors import ContractError
 from triglyph.metrics.neighbours_retrieval import KS, LabelRetrieval, label_retrieval
 from triglyph.metrics.result import Result
 
@@ -70,9 +69,9 @@ class LabelSearch(LabelProtocol):
             )
             measures += [(side.section.id, metric, m) for metric, m in self._measures(rows, side, found).items()]
         if not any(m.n for _, metric, m in measures if metric == "map"):
-            raise ContractError(
+            raise FoldError(
                 "no test location has its label among training locations of another patient",
-                where=f"split {trial.split!r}",
+                where=f"split {trial.split!r}, fold {trial.fold or '0'}",
                 mend="train on sections of other patients that share labels with the test sections",
             )
         return per_section_rows(rows, measures, direction=self.direction)

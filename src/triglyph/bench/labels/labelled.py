@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.labels.classes import Scored, known_labels, score_rows
-from triglyph.bench.protocol import Protocol
+from triglyph.bench.protocol import FoldError, Protocol
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError, RecipeError
 from triglyph.metrics.bootstrap import Resamples, nan_mean, worth_together
@@ -88,6 +88,10 @@ class LabelProtocol(Protocol):
         """Of its rows."""
         return f"{self.modality}->label"
 
+    def constants(self) -> dict[str, Any]:
+        """The fields; not the modality, so that what is read off an image and off expression can be compared."""
+        return {**super().constants(), "modality": "as the direction of a row says"}
+
     def labelled(self, subject: Subject, sections: Sequence[SectionLike]) -> tuple[Labelled, ...]:
         """The labelled locations of sections, those without any left out.
 
@@ -123,13 +127,15 @@ class LabelProtocol(Protocol):
 
         Raises
         ------
-        ContractError
+        FoldError
             There are none.
         """
         found = self.labelled(subject, trial.test)
         if not found:
-            raise ContractError(
-                "no test section has labels", where=f"split {trial.split!r}", mend="add a column `label` to the tables"
+            raise FoldError(
+                "no test section has labels",
+                where=f"split {trial.split!r}, fold {trial.fold or '0'}",
+                mend="add a column `label` to the tables",
             )
         return found
 
@@ -138,13 +144,13 @@ class LabelProtocol(Protocol):
 
         Raises
         ------
-        ContractError
+        FoldError
             Training has fewer than two classes, or no test section has labels.
         """
         train = self.labelled(subject, sorted(trial.train, key=lambda s: s.id))
         n_classes = len(np.unique(np.concatenate([s.labels for s in train]))) if train else 0
         if n_classes < 2:
-            raise ContractError(
+            raise FoldError(
                 f"the training sections hold {n_classes} labelled classes, a probe needs 2",
                 where=f"split {trial.split!r}, fold {trial.fold or '0'}",
                 mend="add a column `label` to the tables, or train on more sections",

@@ -18,9 +18,8 @@ from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.labels.labelled import BALANCED_ACCURACY, MACRO_F1, Sides, per_section_rows
 from triglyph.bench.labels.linear_probe import ProbeProtocol
 from triglyph.bench.labels.probes import Probe
-from triglyph.bench.protocol import PER_SECTION, ProtocolCard
+from triglyph.bench.protocol import PER_SECTION, FoldError, ProtocolCard
 from triglyph.bench.rows import Measure, Rows, mean_or_nan
-from triglyph.errors import ContractError
 from triglyph.metrics.bootstrap import nan_mean
 from triglyph.metrics.result import Result
 
@@ -70,9 +69,9 @@ class LearningCurve(ProbeProtocol):
                     mean = _mean([one[metric] for one in of])
                     measures.append((side.section.id, f"{metric}@{n}-patients", mean))
         if not measures:
-            raise ContractError(
+            raise FoldError(
                 f"no set of training patients can train variant {self.variant}",
-                where=f"split {trial.split!r}",
+                where=f"split {trial.split!r}, fold {trial.fold or '0'}",
                 mend="train on more patients",
             )
         return per_section_rows(rows, measures, direction=self.direction)

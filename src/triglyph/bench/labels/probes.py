@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
-from triglyph.errors import ContractError
+from triglyph.bench.protocol import FoldError
 
 Floats = NDArray[np.float64]
 Strings = NDArray[np.str_]
@@ -102,13 +102,13 @@ def fit_probe(
 
     Raises
     ------
-    ContractError
+    FoldError
         One class only; or variant B with one patient.
     """
     form = FORMS[variant]
     steps = form.max_iter if max_iter is None else max_iter
     if len(np.unique(y)) < 2:
-        raise ContractError(
+        raise FoldError(
             f"{len(np.unique(y))} class to train on, a probe needs 2", mend="train on sections with more classes"
         )
     if variant == "A":
@@ -201,7 +201,7 @@ def _fit_chosen(x: Floats, y: Strings, patients: Strings, *, max_iter: int, seed
     if lost := sorted(set(y.tolist()) - set(classes.tolist())):
         log.warning("variant B: only patients set aside have %s, so that the probe does not know it", ", ".join(lost))
     if not scored.any() or len(classes) < 2:
-        raise ContractError(
+        raise FoldError(
             "no patients can be set aside that share classes with two or more classes of the others",
             mend="train on more patients, or take another variant",
         )
@@ -223,12 +223,12 @@ def set_aside(y: Strings, patients: Strings, *, seed: int) -> list[str]:
 
     Raises
     ------
-    ContractError
+    FoldError
         There is one patient.
     """
     people = np.unique(patients)
     if len(people) < 2:
-        raise ContractError(
+        raise FoldError(
             "variant B chooses lambda on patients set aside, and training has one patient",
             mend="train on two patients or more, or take another variant",
         )

@@ -24,7 +24,7 @@ from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.labels.calibration import Calibration, fit_calibration
 from triglyph.bench.labels.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, known_labels, score_rows
 from triglyph.bench.labels.labelled import GROUP_AUROC, Groups, Labelled, check_groups, class_measures, group_rows
-from triglyph.bench.protocol import Protocol, ProtocolCard
+from triglyph.bench.protocol import FoldError, Protocol, ProtocolCard
 from triglyph.bench.rows import Measure, Rows
 from triglyph.cards import Frozen
 from triglyph.errors import ContractError, RecipeError
@@ -125,13 +125,15 @@ class ZeroShot(Protocol):
             )
         there = sorted({str(label) for s in trial.test for label in known_labels(s)} - {""})
         if not there:
-            raise ContractError(
-                "no test section has labels", where=f"split {trial.split!r}", mend="add a column `label` to the tables"
+            raise FoldError(
+                "no test section has labels",
+                where=f"split {trial.split!r}, fold {trial.fold or '0'}",
+                mend="add a column `label` to the tables",
             )
         prompts = self.prompts or Prompts(classes=dict.fromkeys(there, ()))
         classes = sorted(prompts.classes)
         if not set(classes) & set(there):
-            raise ContractError(
+            raise FoldError(
                 f"no prompt is for a label that is there: prompts for {', '.join(classes)}",
                 mend=f"the labels are {', '.join(there)}",
             )
@@ -143,17 +145,35 @@ class ZeroShot(Protocol):
             if not asked:
                 continue
             direction = f"text->{target}"
-            scored = [
-                Scored(s.section, s.rows, s.features, s.labels[:, None] == np.array(classes)[None, :]) for s in asked
-            ]
-            out += score_rows(rows, scored, classes=classes, direction=direction)
-            for name in self.groups:
-                out += self._group(rows, asked, classes, name, direction)
-            out += self._f1(rows, asked, classes, metric="macro-f1", direction=direction)
+            out += self.raw(rows, asked, classes, direction)
             if self.calibrate:
                 taught = [side for s in trial.train if (side := _scored(subject, s, target, vectors)) is not None]
-                out += self._calibrated(rows, taught, asked, classes, direction)
+                out += self.calibrated(rows, taught, asked, classes, direction)
         return out
+
+    def raw(
+        self,
+        rows: Rows,
+        asked: Sequence[Labelled],
+        classes: Sequence[str],
+        direction: str,
+        *,
+        answers: Sequence[Labelled] | None = None,
+    ) -> list[Result]:
+        """AUROC, that of the super-classes, and macro F1, of scores as they are.
+
+        Parameters
+        ----------
+        asked
+            Test sections; their features are the scores (k, classes).
+        answers
+            The same with scores of which the highest is a location's class; None: those of `asked`.
+        """
+        scored = [Scored(s.section, s.rows, s.features, s.labels[:, None] == np.array(classes)[None, :]) for s in asked]
+        out = score_rows(rows, scored, classes=classes, direction=direction)
+        for name in self.groups:
+            out += self._group(rows, asked, classes, name, direction)
+        return out + self._f1(rows, answers or asked, classes, metric="macro-f1", direction=direction)
 
     def _group(
         self, rows: Rows, asked: Sequence[Labelled], classes: Sequence[str], name: str, direction: str
@@ -185,7 +205,7 @@ class ZeroShot(Protocol):
             measures[side.section.id] = of["macro-f1"]
         return rows.per_section(measures, metric=metric, direction=direction)
 
-    def _calibrated(
+    def calibrated(
         self,
         rows: Rows,
         taught: Sequence[Labelled],
@@ -193,6 +213,13 @@ class ZeroShot(Protocol):
         classes: Sequence[str],
         direction: str,
     ) -> list[Result]:
+        """Macro F1 after calibration; none where fewer than two classes have training locations.
+
+        Parameters
+        ----------
+        taught, asked
+            Training and test sections; their features are the scores (k, classes).
+        """
         labels = np.concatenate([s.labels for s in taught]) if taught else np.zeros(0, dtype=np.str_)
         columns = [i for i, c in enumerate(classes) if (labels == c).any()]
         learnt = [classes[i] for i in columns]

@@ -1,0 +1,64 @@
+"""Ceilings of `hest-benchmark` and `hescape-expression`: those of `expression`, on their scale and in their rows.
+
+The scale is log1p of raw counts, and locations of many sections are pooled: where sections differ in depth, that is
+part of what could be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triglyph.bench.ceilings.expression import scored_locations, true_expression
+from triglyph.bench.ceilings.subjects import COUNTING, EXPRESSION, ceiling_subject
+from triglyph.bench.contracts import Embedder, SectionLike, Trial
+from triglyph.bench.expression.measures import noise_free_draws
+from triglyph.bench.hest.protocol import HestBenchmark
+from triglyph.bench.hest.rows import Scored
+from triglyph.bench.hest.targets import HestTargets
+from triglyph.bench.rows import Measure, Rows, mean_or_nan
+from triglyph.bench.truth import Truths
+from triglyph.metrics.bootstrap import Resamples, nan_mean
+from triglyph.metrics.counting_noise import log_noise, noise_free_pearson
+from triglyph.metrics.result import Result
+
+Floats = NDArray[np.float64]
+
+
+def hest_ceilings(protocol: HestBenchmark, trial: Trial, truths: Truths, source: Embedder | None) -> list[Result]:
+    """Both ceilings, over the locations that the judged source has; over all where it is None."""
+    targets = protocol.targets(trial)
+    there = scored_locations(trial, targets, source, protocol.modality)
+    tested = [s for s in trial.test if there[s.id].any()]
+    noisy = [_noisy(targets, s, np.flatnonzero(there[s.id])) for s in tested]
+    noise_free = partial(_noise_free, release=protocol.compat == "release")
+    out = protocol.rows_of(Rows.start(protocol, ceiling_subject(COUNTING), trial), noisy, targets.genes, noise_free)
+    if not truths.all_expected(tested):
+        return out
+    known = true_expression(targets, truths, there)
+    return out + protocol.judge(Rows.start(protocol, ceiling_subject(EXPRESSION), trial), known, targets)
+
+
+def _noisy(targets: HestTargets, section: SectionLike, rows: NDArray[np.intp]) -> Scored:
+    """The noise variance of the targets in place of a guess."""
+    return Scored(section, rows, log_noise(targets.counts(section)[rows]), targets[section][0][rows])
+
+
+def _noise_free(
+    drawn: Resamples, noise: Floats, truth: Floats, *, release: bool
+) -> tuple[Mapping[str, Measure], Floats]:
+    """Pearson that a noise-free prediction would reach."""
+    r, draws = noise_free_pearson(truth, noise), noise_free_draws(drawn, truth, noise)
+    defined = ~np.isnan(r)
+    value = Measure(
+        value=float(r.mean()) if release else mean_or_nan(r),
+        n=len(truth),
+        draws=nan_mean(draws[:, defined], axis=1),
+        n_blocks=drawn.n_units,
+        chance=0.0,
+        n_genes=int(defined.sum()),
+    )
+    return {"pearson": value}, r
