@@ -7,11 +7,12 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from bench_fakes import CLASSES, FakeModel, trial
+from triglyph.apply.prompts import Prompts
 from triglyph.bench.contracts import Subject
-from triglyph.bench.labels.calibration import fit_calibration
-from triglyph.bench.labels.zero_shot import CALIBRATED, Prompts, ZeroShot
+from triglyph.bench.labels.zero_shot import CALIBRATED, ZeroShot
 from triglyph.bench.registry import protocol
 from triglyph.errors import ContractError, RecipeError
+from triglyph.metrics.calibration import fit_calibration
 from triglyph.metrics.result import as_frame
 
 SUBJECT = Subject("fake", FakeModel(noise=3.0))

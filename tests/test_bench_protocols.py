@@ -9,10 +9,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bench_fakes import CLASSES, EMBEDDINGS, FakeModel, FakeSection, RandomModel, trial
+from triglyph.apply.prompts import Prompts
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.protocol import Expression
 from triglyph.bench.labels.linear_probe import LinearProbe
-from triglyph.bench.labels.zero_shot import Prompts, ZeroShot
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.registry import parse_options, protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.errors import ContractError, GeneError, RecipeError, SplitError

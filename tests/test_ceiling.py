@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from bench_fakes import CLASSES, FakeModel, FakeSection, trial
+from triglyph.apply.prompts import Prompts
 from triglyph.bench import registry
 from triglyph.bench.baselines import expression_baselines, retrieval_baselines
 from triglyph.bench.ceilings.laws import expected_log1p_cp10k, match_log_posterior
@@ -22,7 +23,7 @@ from triglyph.bench.features import Depth, Features, Position
 from triglyph.bench.hescape.retrieval import HescapeRetrieval
 from triglyph.bench.hest.protocol import HestBenchmark
 from triglyph.bench.labels.linear_probe import LinearProbe
-from triglyph.bench.labels.zero_shot import Prompts, ZeroShot
+from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.standing import standing
 from triglyph.bench.suite import evaluate

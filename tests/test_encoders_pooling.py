@@ -9,6 +9,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 import encoder_cases as cases
+from triglyph.encoders import registry
+from triglyph.errors import WeightsError
 
 
 def transformed(encoder, windows: np.ndarray) -> torch.Tensor:
@@ -100,3 +102,27 @@ def test_small_encoders_average_over_what_is_real():
     torch.testing.assert_close(
         image.pooled, cases.shared("tile-vit").vit.fc_norm(image.tokens.mean(1)), rtol=1e-4, atol=1e-5
     )
+
+
+def test_geneformer_from_scratch_learns_its_own_vocabulary_and_published_weights_refuse_one(tmp_path):
+    def built():
+        return registry.build("geneformer-12l-30m", random_init=True, depth=2, max_tokens=16, vocabulary="recomputed")
+
+    encoder = built()
+    assert type(encoder).learns(encoder.options())
+    assert not type(encoder).learns({})
+    given = [cases.raw(encoder, 6, seed=s) for s in (1, 2)]
+    encoder.fit(given)
+    rows = [e.counts[i].toarray().ravel() for e in given for i in range(6)]
+    medians = encoder.vocabulary.medians
+    for column, gene in list(enumerate(given[0].ensembl_ids))[:5]:
+        values = [r[column] / r.sum() * 1e4 for r in rows if r[column]]
+        assert medians[gene] == pytest.approx(np.median(values))
+    again = built()
+    again.load_assets(encoder.assets())
+    assert torch.equal(again.prepare(given[0])["ids"], encoder.prepare(given[0])["ids"])
+    assert again.assets() == encoder.assets()
+    with pytest.raises(WeightsError, match="published tokens"):
+        encoder.read_extra({"tokens": tmp_path})
+    with pytest.raises(TypeError, match="nothing to fit"):
+        cases.shared("geneformer-12l-30m").fit(given)

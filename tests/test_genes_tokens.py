@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triglyph.errors import GeneError
+from triglyph.genes import ranking
+from triglyph.genes.medians import recomputed_vocabulary
+from triglyph.genes.ranking import top_genes
 from triglyph.genes.tokens import RankVocabulary
 
 IDS = [f"ENSG{i:011d}" for i in range(1, 21)]
@@ -80,13 +83,96 @@ def test_depth_does_not_change_the_order():
     assert unpadded(a) == unpadded(b)
 
 
-def test_n_counts_is_the_total_over_genes_with_an_id():
-    v = RankVocabulary({IDS[0]: 5}, {IDS[0]: 2.0})
-    # The second gene has an id but no token: it counts. The third has no id, the fourth was not measured.
-    counts = sp.csr_matrix([[3, 9, 50, 70]])
-    values, tokens = v.values(counts, list("abcd"), [IDS[0], IDS[19], "", IDS[5]], np.array([1, 1, 1, 0], bool))
-    assert tokens.tolist() == [5]
-    np.testing.assert_allclose(values.toarray(), [[3 / 12 * 1e4 / 2]])
+@pytest.mark.parametrize("rare", [0.0, 1.0])
+def test_thousands_of_locations_are_tokenised_as_one_by_one_whatever_the_counts(rare, monkeypatch):
+    """Both ways of ranking. Large counts, rows of more genes than 16 bits can number, empty rows, stored zeros,
+    unsorted and repeated entries, equal values of different counts; and rows together equal rows alone."""
+    monkeypatch.setattr(ranking, "RARE", rare)
+    rng = np.random.default_rng(3)
+    k = 90_000
+    scale = rng.choice([0.5, 1.0, 2.0, 3.0, 7.0], k)
+    rows = [rng.choice(k, m, replace=False) for m in (0, 3, 80_000, 60_000, 900, 900, 40, 30_000)]
+    data = [
+        np.concatenate([rng.integers(0, 9, len(r) - len(r) // 3), rng.integers(0, 10**9, len(r) // 3)]) for r in rows
+    ]
+    indptr = np.cumsum([0, *map(len, rows)])
+    counts = sp.csr_matrix((np.concatenate(data), np.concatenate(rows), indptr), shape=(len(rows), k))
+    column_of = rng.permutation(k)
+    column_of[rng.choice(k, 1000, replace=False)] = -1
+    genes, lengths = top_genes(counts, column_of, scale, limit=60_000)
+    for i, (columns, values) in enumerate(zip(rows, data, strict=True)):
+        there = (values > 0) & (column_of[columns] >= 0)
+        gene = column_of[columns][there]
+        expected = gene[np.lexsort((gene, -(values[there] / scale[gene])))][:60_000]
+        assert lengths[i] == len(expected)
+        assert (genes[i, : lengths[i]] == expected).all()
+        assert (genes[i, lengths[i] :] == -1).all()
+    monkeypatch.setattr(ranking, "ENTRIES", 1)  # every row alone
+    assert (top_genes(counts, column_of, scale, limit=60_000)[0] == genes).all()
+    split = sp.csr_matrix((np.repeat(counts.data, 2), np.repeat(counts.indices, 2), 2 * indptr), shape=counts.shape)
+    assert (
+        top_genes(split, column_of, scale, limit=60_000)[0] == top_genes(counts * 2, column_of, scale, limit=60_000)[0]
+    ).all()
+    for bad, said in (
+        (np.array([[0.5]]), "not whole"),
+        (np.array([[-1]]), "-1 is no count"),
+        (np.array([[2**41]]), "is no count"),
+        (np.array([[np.nan]]), "not whole"),
+    ):
+        with pytest.raises(GeneError, match=said):
+            top_genes(sp.csr_matrix(bad), np.zeros(1, int), np.ones(1), limit=3)
+
+
+def sections(rng, *, named=True):
+    """Two sections with other columns: a repeated id, an unmeasured gene, one without an id that the other names."""
+    found = []
+    for columns in (IDS[:12] + IDS[:2], IDS[5:18][::-1]):
+        counts = sp.csr_matrix(rng.poisson(rng.gamma(0.6, 3.0, len(columns)), (30, len(columns))))
+        measured = np.arange(len(columns)) != 7
+        ids = [f"{i}.{rng.integers(1, 9)}" for i in columns]
+        ids[3] = "" if columns[3] == IDS[3] else ids[3]
+        found.append((counts, [f"S{i}" for i in columns], ids if named else [""] * len(columns), measured))
+    return found
+
+
+@pytest.mark.parametrize("max_values", [1, 40, 10**6])
+def test_recomputed_medians_are_those_of_all_nonzero_normalised_values(max_values):
+    given = sections(np.random.default_rng(5))
+    known = {IDS[i] for i in range(18)} - {IDS[3]}  # whose symbol no section names
+    values: dict[str, list[float]] = {}
+    for counts, symbols, _, measured in given:
+        for row in counts.toarray():
+            per_gene: dict[str, int] = {}
+            for symbol, c, m in zip(symbols, row, measured, strict=True):
+                if m and symbol[1:] in known:
+                    per_gene[symbol[1:]] = per_gene.get(symbol[1:], 0) + int(c)
+            for name, c in per_gene.items():
+                if c:
+                    values.setdefault(name, []).append(c / sum(per_gene.values()) * 1e4)
+    v = recomputed_vocabulary(given, max_values=max_values)
+    assert v.medians == pytest.approx({i: np.median(x) for i, x in values.items()}, rel=1e-12)
+    assert v.tokens == {i: k + 2 for k, i in enumerate(sorted(values))}
+    turned = [(c[::-1], s, i, m) for c, s, i, m in given[::-1]]
+    assert recomputed_vocabulary(turned, max_values=max_values).to_json() == v.to_json()
+
+
+def test_a_recomputed_vocabulary_keeps_the_commonest_genes_and_goes_by_symbol_where_nobody_has_ids():
+    rng = np.random.default_rng(6)
+    given = sections(rng, named=False)
+    v = recomputed_vocabulary(given, max_genes=5)
+    seen = {s: 0 for _, symbols, _, _ in given for s in symbols}
+    for counts, symbols, _, measured in given:
+        for s in set(symbols):
+            mine = [j for j, t in enumerate(symbols) if t == s and measured[j]]
+            seen[s] += int((counts[:, mine].sum(axis=1) > 0).sum())
+    assert set(v.tokens) == set(sorted(seen, key=lambda s: (-seen[s], s))[:5])
+    tokens = v.encode(*given[0], max_tokens=9)
+    assert tokens.lengths.max() > 0
+    assert set(tokens.ids.ravel()) <= {0, *v.tokens.values()}
+    with pytest.raises(GeneError, match="only once"):
+        recomputed_vocabulary(iter(given))
+    with pytest.raises(GeneError, match="no training section"):
+        recomputed_vocabulary([])
 
 
 def test_empty_locations_have_no_token():

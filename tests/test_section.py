@@ -84,7 +84,7 @@ def test_a_preview_is_not_taken_for_the_slide(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("triglyph.tissue.section._write_zarr", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("triglyph.tissue.section.write_table", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(StorageError, match="space"):
         Section.write(small.draft(), tmp_path / "out" / "S1")
     assert [p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".S1.lock")] == []

@@ -35,6 +35,7 @@ _VERBS = {
     ),
     "embed": ("triglyph.workflows.embed:embed", "Run a frozen encoder over a cohort, once."),
     "train": ("triglyph.workflows.train:train", "Train a recipe; run it again to go on where it stopped."),
+    "annotate": ("triglyph.workflows.annotate:annotate", "Label every location of a cohort in plain words."),
     "convert": ("triglyph.workflows.convert:convert", "Turn a published checkpoint into safetensors and JSON."),
     "hescape": (
         "triglyph.workflows.hescape:hescape",

@@ -93,6 +93,10 @@ class TrainedModel:
             self._kept[key] = encode_rows(section, encoder, device=self.device)
         return self._kept[key]
 
+    def forget(self) -> None:
+        """Let go of what is kept in memory of the sections read so far."""
+        self._kept.clear()
+
     def embed(self, section: Section, modality: Modality) -> Embedded:
         """Locations of a section in the shared space.
 

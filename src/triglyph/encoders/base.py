@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -32,7 +32,15 @@ Inputs = dict[str, Tensor]
 """Tensors whose first axis is the row of the batch."""
 
 
-class EncoderCard(Card):
+class HubCard(Card):
+    """Where weights are published on the Hugging Face hub."""
+
+    hub_id: str = ""
+    revision: str = ""
+    gated: bool = False
+
+
+class EncoderCard(HubCard):
     """What a user must know before using an encoder; readable without importing its code."""
 
     modality: Modality
@@ -40,9 +48,6 @@ class EncoderCard(Card):
     """Width of `Encoded.pooled`."""
     pooling: str
     """`cls`, `mean`, `cls+mean`, `pooler`, `second-to-last-mean`, `none`."""
-    hub_id: str = ""
-    revision: str = ""
-    gated: bool = False
     weights: Literal["none", "random", "hub"] = "hub"
     """`none`: has no parameters; `random`: starts untrained; `hub`: weights are loaded, strictly."""
     fitted: bool = False
@@ -119,8 +124,16 @@ class Encoder(nn.Module, abc.ABC):
         """Keyword arguments that rebuild this encoder; JSON-serialisable."""
         return {}
 
+    @classmethod
+    def learns(cls, options: Mapping[str, Any]) -> bool:
+        """Whether an encoder built with `options` must see training data before its first step; see `fit`."""
+        return cls.card.fitted
+
     def fit(self, training: Iterable[Any]) -> None:
-        """Learn the vocabulary from raw inputs of training sections. Encoders whose card is not `fitted` refuse."""
+        """Learn the vocabulary from raw inputs of training sections. Encoders whose card is not `fitted` refuse.
+
+        `training` can be read more than once, the same each time.
+        """
         raise TypeError(f"{self.card.name} has nothing to fit")
 
     def assets(self) -> dict[str, Any]:

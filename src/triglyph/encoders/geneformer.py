@@ -8,8 +8,9 @@ fit both, so the file decides: `config.json` is compared with the architecture w
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,10 +20,23 @@ from triglyph.encoders.bert import bert_name, bert_tower, masked_mean, restore_b
 from triglyph.encoders.expression import ExpressionEncoder
 from triglyph.encoders.hub import HubEncoder
 from triglyph.errors import ContractError, WeightsError
+from triglyph.genes.medians import FIRST_TOKEN, Measured, recomputed_vocabulary
 from triglyph.genes.tokens import PAD, RankVocabulary
 
 DEPTH = 12
 _MODEL, _CODE = "geneformer-12L-30M", "geneformer"
+
+
+class _Sections:
+    """`Expression`s as `genes.medians` reads them, as often as it likes."""
+
+    def __init__(self, encoder: ExpressionEncoder, training: Iterable[Any]) -> None:
+        self.encoder, self.training = encoder, training
+
+    def __iter__(self) -> Iterator[Measured]:
+        for raw in self.training:
+            e = self.encoder.checked(raw)
+            yield e.counts, e.symbols, e.ensembl_ids, e.measured
 
 
 class Geneformer(ExpressionEncoder, HubEncoder):
@@ -34,6 +48,10 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         Longest sequence; at most the 2,048 of pretraining.
     depth
         Below 12 it cuts layers off, for tests.
+    vocabulary
+        `published` reads the dictionaries that come with the weights. `recomputed` makes tokens and non-zero medians
+        of the training sections by `fit`, for a tower that starts from scratch: published weights know their genes by
+        published tokens.
     """
 
     card = EncoderCard(
@@ -65,14 +83,22 @@ class Geneformer(ExpressionEncoder, HubEncoder):
     """Optional, local: symbol -> Ensembl id, for sections without ids. They lie beside the token dictionary."""
     config_file = f"{_MODEL}/config.json"
 
-    def __init__(self, *, max_tokens: int = 2048, depth: int = DEPTH) -> None:
+    def __init__(
+        self,
+        *,
+        max_tokens: int = 2048,
+        depth: int = DEPTH,
+        vocabulary: Literal["published", "recomputed"] = "published",
+    ) -> None:
         super().__init__()
         if not 1 <= max_tokens <= (self.card.max_tokens or 0):
             raise ContractError(f"{self.card.name} reads 1 to {self.card.max_tokens} tokens, not {max_tokens}")
-        self.max_tokens, self.depth = max_tokens, depth
+        if vocabulary not in ("published", "recomputed"):
+            raise ContractError(f"{self.card.name} has no vocabulary {vocabulary!r}", mend="published or recomputed")
+        self.max_tokens, self.depth, self.recomputed = max_tokens, depth, vocabulary == "recomputed"
         self.vocabulary: RankVocabulary | None = None
         self.bert = bert_tower(self.architecture(), pooler=False)
-        update: dict[str, Any] = {"max_tokens": max_tokens}
+        update: dict[str, Any] = {"max_tokens": max_tokens, "fitted": self.recomputed}
         if depth != DEPTH:
             update["parameters"] = sum(p.numel() for p in self.parameters())
         self.card = type(self).card.model_copy(update=update)
@@ -93,7 +119,8 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         }
 
     def options(self) -> dict[str, Any]:
-        return {"max_tokens": self.max_tokens, "depth": self.depth}
+        own = {"vocabulary": "recomputed"} if self.recomputed else {}
+        return {"max_tokens": self.max_tokens, "depth": self.depth, **own}
 
     def tower(self) -> nn.Module:
         return self.bert
@@ -107,7 +134,24 @@ class Geneformer(ExpressionEncoder, HubEncoder):
 
     # ---- the vocabulary
 
+    @classmethod
+    def learns(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("vocabulary") == "recomputed"
+
+    def fit(self, training: Iterable[Any]) -> None:
+        """Tokens and non-zero medians of `Expression`s of the training sections; see `genes.medians`."""
+        if not self.recomputed:
+            super().fit(training)
+        room = self.architecture()["vocab_size"] - FIRST_TOKEN
+        self._use(recomputed_vocabulary(_Sections(self, training), max_genes=room), where="training sections")
+
     def read_extra(self, files: dict[str, Path]) -> None:
+        if self.recomputed:
+            raise WeightsError(
+                f"{self.card.name} with published weights reads published tokens, not recomputed ones",
+                where=files["tokens"],
+                mend="leave out the option vocabulary, or use mode: scratch",
+            )
         beside = [files["tokens"].with_name(name) for name in self.symbol_files]
         symbols = next((path for path in beside if path.is_file()), None)
         self._use(RankVocabulary.read(files["tokens"], files["medians"], symbols), where=files["tokens"])

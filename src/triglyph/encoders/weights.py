@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triglyph.encoders.base import EncoderCard
+from triglyph.encoders.base import HubCard
 from triglyph.errors import WeightsError
 from triglyph.settings import settings
 
 _SHOWN = 6
 
 
-def find_file(card: EncoderCard, candidates: Iterable[str], *, weights: Path | None) -> Path:
+def find_file(card: HubCard, candidates: Iterable[str], *, weights: Path | None) -> Path:
     """One file of an encoder.
 
     Parameters
@@ -51,12 +51,12 @@ def find_file(card: EncoderCard, candidates: Iterable[str], *, weights: Path | N
     return _cached(card, wanted[0]) or _download(card, wanted[0])
 
 
-def is_cached(card: EncoderCard, filename: str) -> bool:
+def is_cached(card: HubCard, filename: str) -> bool:
     """Whether the hub's file of that name lies in the local cache."""
     return _cached(card, filename) is not None
 
 
-def _find_locally(card: EncoderCard, wanted: list[str], weights: Path) -> Path:
+def _find_locally(card: HubCard, wanted: list[str], weights: Path) -> Path:
     if not weights.exists():
         raise WeightsError(f"no weights of {card.name} there", where=weights, mend="check the path")
     if weights.is_file() and weights.suffix in {Path(w).suffix for w in wanted}:
@@ -73,14 +73,14 @@ def _find_locally(card: EncoderCard, wanted: list[str], weights: Path) -> Path:
     raise WeightsError(f"{card.name} needs {names}", where=folder, mend=f"put it there, as in {_page(card)}")
 
 
-def _cached(card: EncoderCard, filename: str) -> Path | None:
+def _cached(card: HubCard, filename: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(card.hub_id, filename, revision=card.revision or None)
     return Path(found) if isinstance(found, str) else None
 
 
-def _download(card: EncoderCard, filename: str) -> Path:
+def _download(card: HubCard, filename: str) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -126,7 +126,7 @@ def _reachable(endpoint: str) -> bool:
     return True
 
 
-def _page(card: EncoderCard) -> str:
+def _page(card: HubCard) -> str:
     return f"https://huggingface.co/{card.hub_id}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,12 @@ def ensembl_stem(gene_id: str) -> str:
     """An Ensembl gene id without its version; "" if `gene_id` is not one."""
     found = _ENSEMBL.fullmatch(gene_id.strip())
     return found.group(1) if found else ""
+
+
+@lru_cache(maxsize=16)
+def stems(gene_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """`ensembl_stem` of each; remembered, since a section asks for its own again with every batch."""
+    return tuple(map(ensembl_stem, gene_ids))
 
 
 class Gene(NamedTuple):

@@ -1,9 +1,10 @@
 """Rank tokens: a location's genes in descending order of expression relative to a corpus median.
 
 Theodoris et al., Nature 618:616 (2023). A gene's value is count / n_counts · 10,000 / median, with n_counts the total
-over genes that have an Ensembl id and median that of the gene's non-zero values in the pretraining corpus. Tokens are
-the genes with a count, largest value first, cut to the model's length; the 30M models have no special tokens and pad
-with 0. Equal values are ordered by token id, so the sequence never depends on the order of a section's columns.
+over genes that have an Ensembl id and median that of the gene's non-zero values in the pretraining corpus (`medians`
+recomputes it). Tokens are the genes with a count, largest value first, cut to the model's length; the 30M models have
+no special tokens and pad with 0. Within a location n_counts and 10,000 are one factor and decide nothing, so the order
+is that of count / median. Equal values are ordered by token id: the sequence never depends on the order of columns.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from triglyph.errors import GeneError
 from triglyph.genes.dictionaries import read_dictionary
-from triglyph.genes.ids import ensembl_stem, genes_of
+from triglyph.genes.ids import stems
+from triglyph.genes.ranking import by_gene, top_genes
 
 PAD = 0
-TARGET_SUM = 1e4
 _SPECIAL = ("<pad>", "<mask>", "<cls>", "<eos>")
 
 
@@ -40,9 +41,10 @@ class RankVocabulary:
     Parameters
     ----------
     tokens
-        Ensembl id -> token id. Special tokens (`<pad>`, `<mask>`) may be among them and are not genes.
+        Ensembl id -> token id (symbol -> token id in a vocabulary of ours, where no section has ids). Special tokens
+        (`<pad>`, `<mask>`) may be among them and are not genes.
     medians
-        Ensembl id -> non-zero median in the pretraining corpus.
+        The same -> non-zero median in the pretraining corpus.
     symbols
         Symbol -> Ensembl id, for sections that have no ids; may be empty.
     """
@@ -81,42 +83,18 @@ class RankVocabulary:
         return max(self.tokens.values()) + 1
 
     def ids(self, symbols: Sequence[str], ensembl_ids: Sequence[str]) -> list[str]:
-        """Ensembl ids of a section's columns: their own, else by symbol, else ""."""
-        return [g.ensembl_id or ensembl_stem(self.symbols.get(g.symbol, "")) for g in genes_of(symbols, ensembl_ids)]
+        """Names under which a section's columns are looked up: their Ensembl ids, else by symbol, else ""."""
+        if len(symbols) != len(ensembl_ids):
+            raise GeneError(f"{len(symbols)} symbols but {len(ensembl_ids)} Ensembl ids")
+        return [
+            stem or self.symbols.get(symbol.strip(), "") or (symbol.strip() if symbol.strip() in self.tokens else "")
+            for symbol, stem in zip(symbols, stems(tuple(ensembl_ids)), strict=True)
+        ]
 
     def known(self, symbols: Sequence[str], ensembl_ids: Sequence[str], measured: NDArray[np.bool_]) -> int:
         """How many measured columns have a token."""
         ids = self.ids(symbols, ensembl_ids)
         return sum(bool(m) and i in self.tokens for i, m in zip(ids, measured, strict=True))
-
-    def values(
-        self, counts: sp.csr_matrix, symbols: Sequence[str], ensembl_ids: Sequence[str], measured: NDArray[np.bool_]
-    ) -> tuple[sp.csr_matrix, NDArray[np.int64]]:
-        """Ranked values (n, k) and the token ids (k,) of their columns, in ascending order.
-
-        Columns of one Ensembl id are added up. Columns that are not measured, or whose gene has no token, are left
-        out; those with an Ensembl id still count towards n_counts.
-        """
-        ids = self.ids(symbols, ensembl_ids)
-        mapped = np.array([bool(i) for i in ids]) & np.asarray(measured, dtype=bool)
-        n_counts = np.asarray(counts @ mapped.astype(np.float64)).ravel()
-        here = sorted({self.tokens[i] for i, m in zip(ids, mapped, strict=True) if m and i in self.tokens})
-        column_of = {token: k for k, token in enumerate(here)}
-        rows = [j for j, i in enumerate(ids) if mapped[j] and i in self.tokens]
-        columns = [column_of[self.tokens[ids[j]]] for j in rows]
-        gather = sp.csr_matrix(
-            (np.ones(len(rows)), (rows, columns)), shape=(counts.shape[1], len(here)), dtype=np.float64
-        )
-        median_of = {t: self.medians[i] for i, t in self.tokens.items()}
-        medians = np.array([median_of[t] for t in here], dtype=np.float64)
-        scale = np.divide(TARGET_SUM, n_counts, out=np.zeros_like(n_counts), where=n_counts > 0)
-        values = sp.csr_matrix(counts @ gather)
-        # Divided first, so that equal ratios are equal to the last bit; a row's scale is one factor for all of it.
-        values.data = values.data / medians[values.indices]
-        values = sp.csr_matrix(sp.diags_array(scale) @ values)
-        values.eliminate_zeros()
-        values.sort_indices()
-        return values, np.array(here, dtype=np.int64)
 
     def encode(
         self,
@@ -129,23 +107,34 @@ class RankVocabulary:
     ) -> RankTokens:
         """Token sequences of a section's locations.
 
+        Columns of one gene are added up. Columns that are not measured, or whose gene has no token, are left out.
+
         Parameters
         ----------
         counts
-            (n, genes) raw counts.
+            (n, genes) raw counts; a factor that is common to a location changes nothing.
         symbols, ensembl_ids, measured
             Of its columns.
         max_tokens
             Longest sequence; later tokens are cut.
+
+        Raises
+        ------
+        GeneError
+            A count is not a whole, non-negative number.
         """
-        values, tokens = self.values(counts, symbols, ensembl_ids, measured)
-        rows = []
-        for a, b in zip(values.indptr[:-1], values.indptr[1:], strict=True):
-            # Columns ascend by token id, so a stable sort breaks ties by it.
-            order = np.argsort(-values.data[a:b], kind="stable")[:max_tokens]
-            rows.append(tokens[values.indices[a:b][order]])
-        lengths = np.array([len(r) for r in rows], dtype=np.int64)
-        ids = np.full((len(rows), max(1, int(lengths.max(initial=0)))), PAD, dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
+        names = self.ids(symbols, ensembl_ids)
+        token = np.array(
+            [self.tokens.get(i, PAD) if m else PAD for i, m in zip(names, measured, strict=True)], dtype=np.int64
+        )
+        # Genes are numbered by token, so that ties between them are broken by it.
+        here = np.unique(token[token != PAD])
+        column_of = np.where(token == PAD, -1, np.searchsorted(here, token))
+        median_of = {t: self.medians[i] for i, t in self.tokens.items()}
+        medians = np.array([median_of[t] for t in here], dtype=np.float64)
+        if np.count_nonzero(token) > len(here):
+            counts, column_of = by_gene(counts, column_of, len(here)), np.arange(len(here))
+        ids, lengths = top_genes(counts, column_of, medians, limit=max_tokens, names=here, pad=PAD)
+        if not ids.shape[1]:
+            ids = np.full((len(ids), 1), PAD, dtype=np.int64)
         return RankTokens(ids, lengths)

@@ -71,7 +71,10 @@ class _Blocks:
 
 
 class StreamedInfoNce(torch.autograd.Function):
-    """Mean over rows of (logsumexp of the row + of the column) / 2 - the logit on the diagonal."""
+    """Mean over rows of (logsumexp of the row + of the column) / 2 - the logit on the diagonal.
+
+    The diagonal is kept apart from the sums, so that a row without negatives has a loss and a gradient of exactly 0.
+    """
 
     @staticmethod
     def forward(ctx: Context, a: Tensor, b: Tensor, scale: Tensor, keys: Keys) -> Tensor:
@@ -79,46 +82,50 @@ class StreamedInfoNce(torch.autograd.Function):
         n = len(a)
         norms = (torch.linalg.vector_norm(x, dim=1).amax() if n else x.new_zeros(()) for x in (a, b))
         bound = float(scale.abs() * next(norms) * next(norms))
-        rows, columns = a.new_empty(n), a.new_full((n,), -torch.inf)
-        sums = a.new_zeros(n)
+        right, rows = scale * (a * b).sum(dim=1), a.new_empty(n)
+        columns = a.new_zeros(n) if bound <= SAFE else a.new_full((n,), -torch.inf)
         for start, logits in _Blocks(a, b):
-            keys.mask(logits.mul_(scale), start, -torch.inf)
+            keys.mask(logits.mul_(scale), start, -torch.inf).diagonal(start).fill_(-torch.inf)
             here = slice(start, start + len(logits))
             if bound <= SAFE:
                 weights = logits.sub_(bound).exp_()
                 rows[here] = weights.sum(dim=1)
-                sums += weights.sum(dim=0)
+                columns += weights.sum(dim=0)
             else:
                 rows[here] = torch.logsumexp(logits, dim=1)
                 columns = torch.logaddexp(columns, torch.logsumexp(logits, dim=0))
         if bound <= SAFE:
-            rows, columns = rows.log_().add_(bound), sums.log_().add_(bound)
-        ctx.save_for_backward(a, b, scale, rows, columns)
+            rows, columns = rows.log_().add_(bound), columns.log_().add_(bound)
+        # `rows` and `columns` are logsumexps of the negatives alone.
+        ctx.save_for_backward(a, b, scale, right, rows, columns)
         ctx.keys, ctx.bound = keys, bound
-        return ((rows + columns) / 2 - scale * (a * b).sum(dim=1)).mean()
+        return (F.softplus(rows - right) + F.softplus(columns - right)).mean() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        a, b, scale, rows, columns = ctx.saved_tensors
+        a, b, scale, right, rows, columns = ctx.saved_tensors
         n, bound = len(a), ctx.bound
-        by_row, by_column = (bound - rows).exp(), (bound - columns).exp()
-        left, right = torch.empty_like(a), torch.zeros_like(b)
+        by_row, by_column = torch.logaddexp(rows, right), torch.logaddexp(columns, right)
+        wrong = (rows - by_row).exp() + (columns - by_column).exp()
+        row_share, column_share = (bound - by_row).exp(), (bound - by_column).exp()
+        left, other = torch.empty_like(a), torch.zeros_like(b)
         for start, logits in _Blocks(a, b):
             ctx.keys.mask(logits.mul_(scale), start, -torch.inf)
             here = slice(start, start + len(logits))
             if bound <= SAFE:
                 shares = logits.sub_(bound).exp_()
-                shares *= by_row[here, None] + by_column[None, :]
+                shares *= row_share[here, None] + column_share[None, :]
             else:
-                shares = (logits - rows[here, None]).exp_() + (logits - columns[None, :]).exp_()
-            shares.diagonal(start).sub_(2)
+                shares = (logits - by_row[here, None]).exp_() + (logits - by_column[None, :]).exp_()
+            # What the right answer lacks to a probability of 1, of its row and of its column.
+            shares.diagonal(start).copy_(-wrong[here])
             torch.mm(shares, b, out=left[here])
-            right.addmm_(shares.T, a[here])
+            other.addmm_(shares.T, a[here])
         # Sums over rows and columns are halved, and the loss is a mean.
         factor = grad / (2 * n)
         by_scale = (left * a).sum() * factor
-        return left.mul_(scale * factor), right.mul_(scale * factor), by_scale, None
+        return left.mul_(scale * factor), other.mul_(scale * factor), by_scale, None
 
 
 class StreamedSigmoid(torch.autograd.Function):

@@ -23,7 +23,7 @@ def draw_tissue(axes: Axes, section: Section, *, fade: float = 0.0, max_px: int 
     A section without an image gets empty axes of the right size.
     """
     centres = section.centres_um
-    margin = (section.info.pitch_um or section.info.location_um) * 1.5
+    margin = (section.info.pitch_um or section.location_um) * 1.5
     x0, y0 = centres.min(0) - margin
     x1, y1 = centres.max(0) + margin
     if section.has_image():
@@ -71,6 +71,23 @@ def draw_classes(
     axes.add_collection(patches)
 
 
+def draw_hollow(axes: Axes, section: Section, where: NDArray[np.bool_], *, colour: str) -> None:
+    """Locations that were looked at and not decided: a ring around what is under it."""
+    patches = _patches(section, where)
+    patches.set(facecolor=(1, 1, 1, 0.55), edgecolor=colour, linewidth=0.7)
+    axes.add_collection(patches)
+
+
+def draw_crosses(axes: Axes, section: Section, where: NDArray[np.bool_], *, colour: str = INK) -> None:
+    """A cross over each of some locations, as large as they are."""
+    from matplotlib.collections import LineCollection
+
+    arm = 0.36 * max(section.location_um, 0.86 * (section.info.pitch_um or 0.0))
+    corners = np.array([[[-arm, -arm], [arm, arm]], [[-arm, arm], [arm, -arm]]])
+    lines = section.centres_um[where][:, None, None, :] + corners
+    axes.add_collection(LineCollection(list(lines.reshape(-1, 2, 2)), colors=colour, linewidths=0.9, zorder=5))
+
+
 def class_legend(axes: Axes, palette: Mapping[str, str]) -> None:
     """Names of the classes beside their colours, alone on `axes`."""
     from matplotlib.lines import Line2D
@@ -85,7 +102,7 @@ def _patches(section: Section, shown: NDArray[np.bool_]) -> PatchCollection:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle, Rectangle
 
-    size = section.info.location_um
+    size = section.location_um
     if section.info.location_shape == "square":
         half = size / 2
         return PatchCollection(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triglyph.report.qc_samples import draw_samples, facts
 from triglyph.storage import atomic_file
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.section import ImageInfo, Section
@@ -46,17 +47,32 @@ def write_qc(section: Section, path: Path) -> Path:
     info = section.info
     totals = np.asarray(section.table.X.sum(axis=1), dtype=np.float64).ravel()
     genes = np.diff(section.table.X.indptr)
-    image = _image(section)
     figure = Figure(figsize=(17, 6.6), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
-    whole = _whole(section.centres_um, info.location_um, image)
-    near = _near(section.centres_um, info.location_um, image)
+    if info.location_um is None:
+        draw_samples(figure, section)
+    else:
+        _draw_tissue(figure, section, totals, info.location_um)
+    if info.n_genes:
+        _histogram(figure.add_axes((0.79, 0.63, 0.2, 0.26)), totals)
+    _words(figure.add_axes((0.775, 0.02, 0.22, 0.54)), section, totals, genes)
+    figure.text(0.012, 0.985, info.id, ha="left", va="top", fontsize=17, fontweight="bold", color=_INK)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
+    return path
+
+
+def _draw_tissue(figure: Figure, section: Section, totals: NDArray[np.float64], size_um: float) -> None:
+    """The whole image, and beside it the locations at their true size."""
+    info, image = section.info, _image(section)
+    whole = _whole(section.centres_um, size_um, image)
+    near = _near(section.centres_um, size_um, image)
     plain, spots = _axes(figure, (0.012, 0.35), whole), _axes(figure, (0.372, 0.35), near)
     _show_tissue(plain, image, whole)
     _show_tissue(spots, image, near)
-    drawn = _draw_locations(spots, section, totals, over_image=image is not None)
+    drawn = _draw_locations(spots, section, totals, size_um, over_image=image is not None)
     if image is None:
-        _draw_labels(plain, section)
+        _draw_labels(plain, section, size_um)
     else:
         _outline(plain, near)
     place = spots.get_position()
@@ -68,18 +84,12 @@ def write_qc(section: Section, path: Path) -> Path:
     _scale_bar(spots, near)
     plain.set_title(_image_title(image), fontsize=10, color=_GREY, loc="left")
     spots.set_title(
-        f"{info.n_locations:,} {'spots' if info.location_shape == 'circle' else 'bins'} of {info.location_um:g} µm "
+        f"{info.n_locations:,} {'spots' if info.location_shape == 'circle' else 'bins'} of {size_um:g} µm "
         "at true size, coloured by counts",
         fontsize=10,
         color=_GREY,
         loc="left",
     )
-    _histogram(figure.add_axes((0.79, 0.63, 0.2, 0.26)), totals)
-    _words(figure.add_axes((0.775, 0.02, 0.22, 0.54)), section, totals, genes)
-    figure.text(0.012, 0.985, info.id, ha="left", va="top", fontsize=17, fontweight="bold", color=_INK)
-    with atomic_file(path) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})
-    return path
 
 
 Thumbnail = tuple[NDArray[np.uint8], Affine, ImageInfo]
@@ -179,19 +189,21 @@ def _show_tissue(axes: Axes, image: Thumbnail | None, box: Box) -> None:
     axes.set_ylim(bottom, top)
 
 
-def _draw_locations(axes: Axes, section: Section, totals: NDArray[np.float64], *, over_image: bool) -> ScalarMappable:
+def _draw_locations(
+    axes: Axes, section: Section, totals: NDArray[np.float64], size_um: float, *, over_image: bool
+) -> ScalarMappable:
     """Every location at its true size; colour is the logarithm of its counts, 1st to 99th percentile."""
     from matplotlib.collections import EllipseCollection, PatchCollection
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    info, centres = section.info, section.centres_um
+    centres = section.centres_um
     shown = np.maximum(totals, 1)
     low, high = np.quantile(shown, 0.01), np.quantile(shown, 0.99)
-    circle, half = info.location_shape == "circle", info.location_um / 2
+    circle, half = section.info.location_shape == "circle", size_um / 2
     drawn: EllipseCollection | PatchCollection
     if circle:
-        size = np.full(len(centres), info.location_um)
+        size = np.full(len(centres), size_um)
         drawn = EllipseCollection(
             size, size, np.zeros(len(centres)), units="xy", offsets=centres, offset_transform=axes.transData
         )
@@ -207,14 +219,14 @@ def _draw_locations(axes: Axes, section: Section, totals: NDArray[np.float64], *
     return drawn
 
 
-def _draw_labels(axes: Axes, section: Section) -> None:
+def _draw_labels(axes: Axes, section: Section, size_um: float) -> None:
     """Where there is no image: the locations, coloured by label where they have one."""
     from matplotlib.collections import EllipseCollection
 
     labels = section.labels
     names = sorted({label for label in labels if label})
     colours = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(names)}
-    size = np.full(section.n_locations, section.info.location_um)
+    size = np.full(section.n_locations, size_um)
     axes.add_collection(
         EllipseCollection(
             size,
@@ -298,12 +310,21 @@ def _words(axes: Axes, section: Section, totals: NDArray[np.float64], genes: NDA
     rows = [
         ("patient", info.patient + (f", block {info.block}" if info.block else "")),
         ("platform", ", ".join(v for v in (info.platform, info.species, info.organ) if v)),
-        ("pitch", f"{info.pitch_um:g} µm" if info.pitch_um else "no lattice"),
-        ("genes", f"{info.n_genes:,}; {np.median(genes):,.0f} per location (median)"),
-        ("counts", f"{totals.sum():,.0f}" + (f"; {empty:,} locations have none" if empty else "")),
-        ("scale", f"{image.mpp if image else scale['mpp']:.4f} µm/px" if image or "mpp" in scale else "in µm as given"),
-        ("from", image.mpp_source if image else scale.get("source", "positions given in µm")),
     ]
+    if info.n_genes:
+        rows += [
+            ("genes", f"{info.n_genes:,}; {np.median(genes):,.0f} per location (median)"),
+            ("counts", f"{totals.sum():,.0f}" + (f"; {empty:,} locations have none" if empty else "")),
+        ]
+    if section.placed:
+        known = f"{image.mpp if image else scale['mpp']:.4f} µm/px" if image or "mpp" in scale else "in µm as given"
+        rows += [
+            ("pitch", f"{info.pitch_um:g} µm" if info.pitch_um else "no lattice"),
+            ("scale", known),
+            ("from", image.mpp_source if image else scale.get("source", "positions given in µm")),
+        ]
+    else:
+        rows += facts(section)
     rows += [("note", note) for note in info.source.get("notes", [])]
     y, step = 1.0, 0.048
     for key, text in rows:

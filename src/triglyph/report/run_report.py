@@ -155,7 +155,7 @@ def _queries(model: TrainedModel, sections: Sequence[Section], texts: Sequence[s
         scores = np.full((len(values), len(texts)), np.nan)
         scores[present] = values[present] @ wanted.T
         per_section.append(scores)
-    window_um = 1.6 * sections[0].info.location_um
+    window_um = 1.6 * sections[0].location_um
     pictures = []
     for q in range(len(texts)):
         ranked = sorted(

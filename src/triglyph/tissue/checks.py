@@ -20,7 +20,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from triglyph.errors import ContractError, ScaleError, SourceError
+from triglyph.tissue.cells import CELLS
 from triglyph.tissue.draft import ImageSource, SectionDraft
+from triglyph.tissue.pictures import check_pictures
 from triglyph.units import checked_mpp
 
 MAX_SCALE_DISAGREEMENT = 0.02
@@ -62,9 +64,18 @@ def check_draft(draft: SectionDraft, *, where: object) -> SectionDraft:
     draft.section_id = safe_id(draft.section_id, where=where)
     draft.patient = checked_patient(draft.patient, where=f"{where}, section {draft.section_id}")
     where = where if str(where) == draft.section_id else f"{where}, section {draft.section_id}"
-    draft.table = checked_table(draft.table, where=where)
     _check_sizes(draft, where=where)
+    without = draft.pictures is not None or CELLS in draft.table.obsm
+    draft.table = checked_table(draft.table, where=where, placed=draft.placed, genes=not without)
     _check_images(draft, where=where)
+    if draft.pictures is not None:
+        if draft.placed:
+            raise ContractError(
+                "locations have a place, and a picture each",
+                where=where,
+                mend="give the image they lie on, or location_shape 'none'",
+            )
+        check_pictures(draft.table, draft.pictures, where=where)
     try:
         json.dumps(draft.source, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -108,30 +119,38 @@ def checked_patient(value: object, *, where: object) -> str:
     return text
 
 
-def checked_table(table: ad.AnnData, *, where: object) -> ad.AnnData:
-    """A normalised copy of `table`; see `SectionDraft` for its shape."""
+def checked_table(table: ad.AnnData, *, where: object, placed: bool = True, genes: bool = True) -> ad.AnnData:
+    """A normalised copy of `table`; see `SectionDraft` for its shape.
+
+    Parameters
+    ----------
+    placed
+        Whether locations have centres.
+    genes
+        Whether there have to be any.
+    """
     if table.n_obs == 0:
         raise ContractError("there are no locations", where=where, mend="check the counts file; it may be empty")
-    if table.n_vars == 0:
+    if genes and table.n_vars == 0:
         raise ContractError("there are no genes", where=where, mend="check the counts file; it may be empty")
-    barcodes, genes = _text(table.obs_names), _text(table.var_names)
+    barcodes, symbols = _text(table.obs_names), _text(table.var_names)
     _refuse_duplicates(barcodes, "barcode", "row", where=where, mend="keep one row per location")
     _refuse_duplicates(
-        genes, "gene symbol", "column", where=where, mend="sum their columns, or name them apart by Ensembl id"
+        symbols, "gene symbol", "column", where=where, mend="sum their columns, or name them apart by Ensembl id"
     )
-    counts = checked_counts(table.X, barcodes=barcodes, genes=genes, where=where)
-    obs, var = _plain_frame(table.obs, barcodes), _plain_frame(table.var, genes)
+    counts = checked_counts(table.X, barcodes=barcodes, genes=symbols, where=where)
+    obs, var = _plain_frame(table.obs, barcodes), _plain_frame(table.var, symbols)
     for frame, name in ((obs, "caption"), (obs, "label"), (var, "ensembl_id")):
         frame[name] = _strings(frame[name] if name in frame else [""] * len(frame), frame.index)
     var["measured"] = _measured(var, where=where) if "measured" in var else True
-    _refuse_unmeasured_counts(counts, var["measured"].to_numpy(), genes, where=where)
+    _refuse_unmeasured_counts(counts, var["measured"].to_numpy(), symbols, where=where)
     _check_names(table, obs, var, where=where)
     out = ad.AnnData(X=counts, obs=obs, var=var, uns=dict(table.uns))
     for key, value in table.obsm.items():
         out.obsm[key] = value
     for key, value in table.layers.items():
         out.layers[key] = value
-    out.obsm["spatial"] = _centres(table, barcodes, where=where)
+    out.obsm["spatial"] = _centres(table, barcodes, where=where) if placed else _no_centres(table, where=where)
     return out
 
 
@@ -221,6 +240,16 @@ def image_size(image: ImageSource) -> tuple[int, int]:
 
 
 def _check_sizes(draft: SectionDraft, *, where: object) -> None:
+    if not draft.placed:
+        sized = [name for name in ("location_um", "pitch_um") if getattr(draft, name) is not None]
+        if sized or draft.images:
+            what = sized[0] if sized else "a whole image"
+            raise ContractError(
+                f"locations have no place (location_shape 'none'), and yet there is {what}",
+                where=where,
+                mend="leave it out, or say the shape and the centres of the locations",
+            )
+        return
     sizes: list[tuple[str, object]] = [("location_um", draft.location_um)]
     sizes += [("pitch_um", draft.pitch_um)] if draft.pitch_um is not None else []
     for name, value in sizes:
@@ -277,6 +306,17 @@ def _centres(table: ad.AnnData, barcodes: NDArray[Any], *, where: object) -> NDA
             mend="complete the positions file, or remove the locations",
         )
     return centres
+
+
+def _no_centres(table: ad.AnnData, *, where: object) -> NDArray[np.float64]:
+    """All NaN, for a section that says it is unplaced; positions beside that word are a contradiction."""
+    if "spatial" in table.obsm and np.isfinite(np.asarray(table.obsm["spatial"], dtype=np.float64)).any():
+        raise ContractError(
+            "locations have no place (location_shape 'none'), and yet obsm['spatial'] holds positions",
+            where=where,
+            mend="remove them, or say the shape and the size of the locations",
+        )
+    return np.full((table.n_obs, 2), np.nan)
 
 
 def _refuse_duplicates(values: NDArray[Any], noun: str, place: str, *, where: object, mend: str) -> None:

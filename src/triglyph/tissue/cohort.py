@@ -235,7 +235,8 @@ class Cohort:
                 )
             full = [i for i in info.images if i.role == "full"]
             row = [info.patient, info.block, info.platform, info.species, info.organ, info.n_locations, info.n_genes]
-            table.loc[name, list(_OWN)] = [*map(str, row), f"{full[0].mpp:.4f}" if full else ""]
+            mpp = full[0].mpp if full else info.pictures.mpp[0] if info.pictures and info.pictures.mpp else None
+            table.loc[name, list(_OWN)] = [*map(str, row), "" if mpp is None else f"{mpp:.4f}"]
         table = table.fillna("").sort_index()
         table.index.name = "section"
         self._check_patients(table)

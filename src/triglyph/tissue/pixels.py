@@ -232,3 +232,17 @@ class OpenSlidePixels:
             alpha = rgba[..., 3:].astype(np.uint16)
             rgb = ((rgb * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
         return rgb
+
+
+class ArrayPixels:
+    """An image in memory, (height, width, 3) uint8: one level."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.array = array
+        self.levels = [Level(array.shape[1], array.shape[0], 1.0, 1.0)]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        return self.array[y : y + height, x : x + width]

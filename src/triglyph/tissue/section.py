@@ -4,13 +4,13 @@
     section.zarr/   SpatialData: tables/table (raw counts per location), shapes/locations
     images/         only pyramids that had to be made
     embeddings/, windows/   one immutable entry per encoder state
+    annotations/    one file per annotation, by name
 
 It is written once, whole or not at all. Everything learnt later lies beside it and never rewrites counts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -26,17 +26,19 @@ from numpy.typing import NDArray
 from triglyph.cards import Frozen
 from triglyph.errors import ContractError, SourceError
 from triglyph.storage import atomic_folder, file_digest, read_json, write_json
+from triglyph.tissue.annotations import AnnotationStore, join
 from triglyph.tissue.checks import check_draft
-from triglyph.tissue.draft import ImageSource, SectionDraft
+from triglyph.tissue.draft import ImageSource, LocationShape, SectionDraft
 from triglyph.tissue.frames import Affine
+from triglyph.tissue.pictures import PictureInfo, PictureWindows, take_hashes, verify_pictures
 from triglyph.tissue.store import ArrayStore
-from triglyph.tissue.windows import WindowReader
+from triglyph.tissue.stored_table import ELEMENT, strings_digest, table_digest, write_table
+from triglyph.tissue.windows import SlideWindows, WindowReader
 
 if TYPE_CHECKING:
     import spatialdata
 
 FORMAT = 1
-ELEMENT = "locations"
 
 
 class ImageInfo(Frozen):
@@ -63,8 +65,9 @@ class SectionInfo(Frozen):
     platform: str
     species: str
     organ: str
-    location_um: float
-    location_shape: Literal["circle", "square"]
+    location_um: float | None
+    """None, and `location_shape` "none", where locations have no place."""
+    location_shape: LocationShape
     pitch_um: float | None
     n_locations: int
     n_genes: int
@@ -73,6 +76,8 @@ class SectionInfo(Frozen):
     table: str
     """Digest of counts, genes, which were measured, centres, captions and labels."""
     images: tuple[ImageInfo, ...]
+    pictures: PictureInfo | None = None
+    """Where every location has a picture file of its own."""
     source: dict[str, Any]
 
 
@@ -85,6 +90,8 @@ class Section:
     def __repr__(self) -> str:
         i = self.info
         images = ", ".join(f"{m.name} at {m.mpp:.3f} µm/px" for m in i.images) or "no image"
+        if i.pictures is not None:
+            images = f"{i.pictures.n_files} pictures, {i.pictures.scale}"
         what = f"{i.n_locations} locations, {i.n_genes} genes, {images}"
         return f"Section {i.id} ({i.platform}, patient {i.patient}): {what}"
 
@@ -111,7 +118,8 @@ class Section:
         check_draft(draft, where=draft.section_id)
         with atomic_folder(path) as partial:
             images = tuple(_place(image, partial, path, scratch) for image in draft.images)
-            _write_zarr(draft, partial / "section.zarr")
+            pictures = None if draft.pictures is None else take_hashes(draft.table, draft.pictures, path)
+            write_table(draft, partial / "section.zarr")
             info = SectionInfo(
                 id=draft.section_id,
                 patient=draft.patient,
@@ -124,9 +132,10 @@ class Section:
                 pitch_um=draft.pitch_um,
                 n_locations=draft.table.n_obs,
                 n_genes=draft.table.n_vars,
-                locations=_strings_digest(draft.table.obs_names),
-                table=_table_digest(draft.table),
+                locations=strings_digest(draft.table.obs_names),
+                table=table_digest(draft.table),
                 images=images,
+                pictures=pictures,
                 source=draft.source,
             )
             write_json(partial / "section.json", info.model_dump(mode="json"))
@@ -173,6 +182,26 @@ class Section:
         """Rows of the table."""
         return self.info.n_locations
 
+    @property
+    def placed(self) -> bool:
+        """Whether locations have a place on a piece of tissue; else their centres are NaN."""
+        return self.info.location_shape != "none"
+
+    @property
+    def location_um(self) -> float:
+        """Diameter of a spot, or side of a bin or tile.
+
+        Raises
+        ------
+        ContractError
+            The section is unplaced.
+        """
+        if self.info.location_um is None:
+            raise ContractError(
+                "locations have no place on a piece of tissue", where=self.path, mend="leave this section out here"
+            )
+        return self.info.location_um
+
     @cached_property
     def table(self) -> ad.AnnData:
         """Raw counts per location; `obsm["spatial"]` in µm. Shared: copy it before changing it."""
@@ -180,7 +209,7 @@ class Section:
 
     @cached_property
     def centres_um(self) -> NDArray[np.float64]:
-        """(n, 2) centres in the section's frame."""
+        """(n, 2) centres in the section's frame; all NaN where the section is unplaced."""
         return np.asarray(self.table.obsm["spatial"], dtype=np.float64)
 
     @property
@@ -211,7 +240,9 @@ class Section:
     # ---- pixels and embeddings
 
     def has_image(self, name: str = "he") -> bool:
-        """Whether there is a full-resolution image of that name."""
+        """Whether there is a full-resolution image of that name, or pictures of it."""
+        if self.info.pictures is not None and self.info.pictures.name == name:
+            return True
         return any(i.name == name and i.role == "full" for i in self.info.images)
 
     def image_info(self, name: str = "he", *, allow_preview: bool = False) -> ImageInfo:
@@ -227,6 +258,12 @@ class Section:
         found = full or (preview if allow_preview else [])
         if found:
             return found[0]
+        if self.has_image(name):
+            raise SourceError(
+                "every location has a picture of its own; there is no image of them all",
+                where=self.path,
+                mend="read them with `location_windows`",
+            )
         if preview:
             raise SourceError(
                 f"only a preview at {preview[0].mpp:.2f} µm/px is there, not the full-resolution image",
@@ -240,12 +277,32 @@ class Section:
         info = self.image_info(name, allow_preview=allow_preview)
         return WindowReader(self.image_path(info), to_um=info.to_um, mpp_source=info.mpp_source)
 
+    def location_windows(self, name: str = "he") -> SlideWindows | PictureWindows:
+        """What encoders read: windows of locations by row, out of the image or out of each one's own picture."""
+        pictures = self.info.pictures
+        if pictures is not None and pictures.name == name:
+            return PictureWindows(self.pictures_folder(pictures), self.table.obs, pictures)
+        return SlideWindows(self.image(name), self.centres_um)
+
+    def has_picture(self, name: str = "he") -> NDArray[np.bool_]:
+        """(n,) which locations have pixels of that name."""
+        pictures = self.info.pictures
+        if pictures is not None and pictures.name == name:
+            return (self.table.obs["picture"] != "").to_numpy(dtype=bool)
+        return np.full(self.n_locations, self.has_image(name))
+
+    def pictures_folder(self, info: PictureInfo) -> Path:
+        """Where pictures lie now."""
+        return Path(os.path.normpath(self.path / info.folder))
+
     def image_path(self, info: ImageInfo) -> Path:
         """Where an image lies now."""
         return Path(os.path.normpath(self.path / info.path))
 
     def verify(self) -> None:
         """Read every image once and compare its hash with the one taken when the section was written."""
+        if self.info.pictures is not None:
+            verify_pictures(self.pictures_folder(self.info.pictures), self.table.obs)
         for info in self.info.images:
             path = self.image_path(info)
             if not path.is_file() or file_digest(path) != info.sha256:
@@ -263,12 +320,18 @@ class Section:
         """Pixels of the locations, (n, px, px, 3)."""
         return ArrayStore(self.path / "windows", rows=self.n_locations, locations=self.info.locations)
 
+    @property
+    def annotations(self) -> AnnotationStore:
+        """Classes that models gave the locations, by name."""
+        return AnnotationStore(self.path / "annotations", locations=self.info.locations)
+
     # ---- the ecosystem's objects
 
     def to_anndata(self) -> ad.AnnData:
         """A copy of the table with every embedding joined as `obsm["<slug>"]` and its card in `uns["triglyph"]`.
 
-        Rows that an encoder had nothing to encode for are NaN.
+        Rows that an encoder had nothing to encode for are NaN. Annotations are joined by name, see
+        `triglyph.tissue.annotations.join`.
         """
         table = self.table.copy()
         cards = {}
@@ -287,11 +350,18 @@ class Section:
             "patient": self.patient,
             "images": {i["name"]: _plain({k: i[k] for k in ("mpp", "mpp_source", "sha256")}) for i in info["images"]},
             "embeddings": cards,
+            "annotations": {name: join(table, self.annotations.read(name)) for name in self.annotations.names()},
         }
+        if info["pictures"] is not None:
+            kept = ("name", "n_files", "mpp_source", "resize", "sha256")
+            table.uns["triglyph"]["pictures"] = {key: info["pictures"][key] for key in kept}
         return table
 
     def to_spatialdata(self) -> spatialdata.SpatialData:
-        """The SpatialData object: `tables["table"]` with embeddings joined, `shapes["locations"]`, in µm."""
+        """The SpatialData object: `tables["table"]` with embeddings joined, `shapes["locations"]`, in µm.
+
+        An unplaced section has no shapes, and its table annotates nothing.
+        """
         import spatialdata as sd
 
         data = sd.read_zarr(self.path / "section.zarr")
@@ -312,7 +382,7 @@ class Section:
         wsi = open_wsi(self.image_path(info))
         centres = info.to_um.inverse()(self.centres_um)  # wsidata counts in level-0 pixels
         wsi.shapes[ELEMENT] = ShapesModel.parse(
-            centres, geometry=0, radius=self.info.location_um / 2 / info.mpp, index=np.arange(self.n_locations)
+            centres, geometry=0, radius=self.location_um / 2 / info.mpp, index=np.arange(self.n_locations)
         )
         return wsi
 
@@ -349,56 +419,6 @@ def _place(image: ImageSource, partial: Path, final: Path, scratch: Path | None)
         mpp=image.mpp,
         mpp_source=image.mpp_source,
     )
-
-
-def _write_zarr(draft: SectionDraft, path: Path) -> None:
-    import pandas as pd
-    import spatialdata as sd
-    from spatialdata.models import ShapesModel, TableModel
-    from spatialdata.transformations import Identity
-
-    n = draft.table.n_obs
-    table = draft.table.copy()
-    table.obs["region"] = pd.Categorical([ELEMENT] * n)
-    table.obs["instance_id"] = np.arange(n)
-    table.uns.pop("spatialdata_attrs", None)
-    table = TableModel.parse(table, region=ELEMENT, region_key="region", instance_key="instance_id")
-    transformations = {"global": Identity()}
-    if draft.location_shape == "circle":
-        shapes = ShapesModel.parse(
-            np.asarray(table.obsm["spatial"]),
-            geometry=0,
-            radius=draft.location_um / 2,
-            index=np.arange(n),
-            transformations=transformations,
-        )
-    else:
-        import geopandas as gpd
-        from shapely import box
-
-        half = draft.location_um / 2
-        x, y = np.asarray(table.obsm["spatial"]).T
-        squares = gpd.GeoDataFrame(geometry=box(x - half, y - half, x + half, y + half), index=np.arange(n))
-        shapes = ShapesModel.parse(squares, transformations=transformations)
-    # Without shards a table of many genes becomes thousands of files of a kilobyte each.
-    with ad.settings.override(auto_shard_zarr_v3=True):
-        sd.SpatialData(shapes={ELEMENT: shapes}, tables={"table": table}).write(path)
-
-
-def _strings_digest(values: Any) -> str:
-    return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()[:16]
-
-
-def _table_digest(table: ad.AnnData) -> str:
-    h = hashlib.sha256(_strings_digest(table.var_names).encode())
-    counts = sp.csr_matrix(table.X).sorted_indices()
-    for array in (counts.data.astype("<i8"), counts.indices.astype("<i8"), counts.indptr.astype("<i8")):
-        h.update(array.tobytes())
-    h.update(np.asarray(table.obsm["spatial"], dtype="<f8").tobytes())
-    h.update(table.var["measured"].to_numpy(dtype=bool).tobytes())
-    for column in (table.var["ensembl_id"], table.obs["caption"], table.obs["label"]):
-        h.update(_strings_digest(column).encode())
-    return h.hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -48,11 +48,13 @@ class WindowReader:
         Level-0 pixels to the section's frame.
     mpp_source
         Where the scale came from, for messages.
+    pixels
+        The image, where it is open already; `path` then only names it.
     """
 
-    def __init__(self, path: Path, *, to_um: Affine, mpp_source: str = "") -> None:
+    def __init__(self, path: Path, *, to_um: Affine, mpp_source: str = "", pixels: Pixels | None = None) -> None:
         self.path, self.to_um, self.mpp_source = path, to_um, mpp_source
-        self.pixels: Pixels = open_pixels(path)
+        self.pixels: Pixels = open_pixels(path) if pixels is None else pixels
         self._to_px = to_um.inverse()
 
     @property
@@ -183,6 +185,34 @@ class WindowReader:
             inside = self.pixels.read(index, left, top, right - left, bottom - top)
             out[top - y : bottom - y, left - x : right - x] = inside
         return out
+
+
+class SlideWindows:
+    """Windows of a section's locations, by row, out of one image; what encoders read through.
+
+    Parameters
+    ----------
+    reader
+        Over the image; closed with this.
+    centres_um
+        (n, 2) centres of all locations.
+    """
+
+    def __init__(self, reader: WindowReader, centres_um: NDArray[np.float64]) -> None:
+        self.reader, self.centres_um = reader, centres_um
+
+    def order(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """`rows` in the order that decodes each tile of the file once."""
+        return rows[self.reader.reading_order(self.centres_um[rows])]
+
+    def read(self, row: int, px: int, mpp: float | None) -> NDArray[np.uint8]:
+        """(px, px, 3) about a location at `mpp`; native pixels where that is None."""
+        centre = self.centres_um[row]
+        return self.reader.read_level0(centre, px) if mpp is None else self.reader.read(centre, px * mpp, px)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.reader.close()
 
 
 def _taps(start: float, span: float, out: int) -> tuple[int, sp.csr_matrix]:

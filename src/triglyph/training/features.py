@@ -34,11 +34,11 @@ IMAGE = "he"
 def present(section: Section, modality: str) -> NDArray[np.bool_]:
     """Which locations of a section have a modality, (n_locations,).
 
-    An image: the section has a full-resolution H&E. Expression: at least one count (an empty location has no
-    composition). Text: a caption that is not blank.
+    An image: the section has a full-resolution H&E, or the location a picture of its own. Expression: at least one
+    count (an empty location has no composition). Text: a caption that is not blank.
     """
     if modality == "image":
-        return np.full(section.n_locations, section.has_image(IMAGE))
+        return section.has_picture(IMAGE)
     if modality == "expression":
         counts, *_ = section.expression()
         return np.asarray(counts.sum(axis=1)).ravel() > 0
@@ -50,8 +50,8 @@ def raw_chunks(
 ) -> Iterator[tuple[NDArray[np.intp], Any]]:
     """What `Encoder.prepare` expects, `size` rows of a section at a time, as (rows, raw).
 
-    Pixels come from `section.windows` where they are cached, else from the slide, in the order that decodes each of
-    its tiles once; rows are therefore not in the order asked for.
+    Pixels come from `section.windows` where they are cached, else from the slide or the locations' own pictures, in
+    the order that decodes each tile or file once; rows are therefore not in the order asked for.
 
     Parameters
     ----------
@@ -256,15 +256,10 @@ def _window_chunks(
         return
     if not len(rows):
         return
-    reader = section.image(IMAGE)
+    reader = section.location_windows(IMAGE)
     try:
-        centres = section.centres_um[rows]
-        for order in _chunks(reader.reading_order(centres), size):
-            windows = [
-                reader.read_level0(centres[i], px) if card.mpp is None else reader.read(centres[i], px * card.mpp, px)
-                for i in order
-            ]
-            yield rows[order], np.stack(windows)
+        for chunk in _chunks(reader.order(rows), size):
+            yield chunk, np.stack([reader.read(int(row), px, card.mpp) for row in chunk])
     finally:
         reader.close()
 

@@ -1,8 +1,9 @@
 """The release of a model: `model.safetensors` and `config.json`, and nothing that has to be unpickled.
 
 Locked encoders with published weights are not copied: they are named, with the fingerprint that they must have when
-they are loaded again. Nor are those that adapters are put on; their adapters are. Everything else is saved, and loaded
-strictly.
+they are loaded again. (Of a checkpoint that others published without them nobody knows it: there it is null, and hub id
+and revision are all that names them.) Nor are those that adapters are put on; their adapters are. Everything else is
+saved, and loaded strictly.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def describe(model: Alignment) -> dict[str, Any]:
             "encoder": encoder.card.name,
             "options": encoder.options(),
             "assets": encoder.assets(),
-            "fingerprint": encoder.fingerprint(),
+            # An encoder on the meta device is a name without weights.
+            "fingerprint": None if any(t.is_meta for t in encoder.state_dict().values()) else encoder.fingerprint(),
             "saved": not _named_only(model, modality),
             "card": encoder.card.model_dump(mode="json"),
         }
@@ -96,7 +98,7 @@ def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Align
         raise WeightsError(f"not readable ({error})", where=folder / TENSORS, mend="restore the file") from error
     _load_strict(model, tensors, where=folder / TENSORS)
     for modality, about in found["towers"].items():
-        if model.encoder(modality).fingerprint() != about["fingerprint"]:
+        if about["fingerprint"] not in (None, model.encoder(modality).fingerprint()):
             raise WeightsError(
                 f"the {modality} encoder {about['encoder']} is not the one this model was trained with",
                 where=folder / CONFIG,

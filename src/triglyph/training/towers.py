@@ -35,11 +35,11 @@ def build_encoders(recipe: Recipe, rows: Rows, run: Run) -> dict[str, Encoder]:
         tower = recipe.model.towers[modality]
         if modality in found:
             assets = found[modality]["assets"]
-        elif registry.card(tower.encoder).fitted:
+        elif registry.encoder_class(tower.encoder).learns(tower.options):
             learner = build_encoder(tower, modality=modality)
             # A tower of another run brings its vocabulary: its weights mean nothing with another.
             if not learner.assets():
-                learner.fit(_training_input(rows, learner, modality))
+                learner.fit(_TrainingInput(rows, learner, modality))
             assets = learner.assets()
         else:
             assets = {}
@@ -113,21 +113,25 @@ def _check_base(encoder: Encoder, fingerprint: str, weights: str | None) -> None
         )
 
 
-def _training_input(rows: Rows, encoder: Encoder, modality: str) -> Iterator[Any]:
-    """Raw input of the training rows, section by section."""
-    some = False
-    for number, section in enumerate(rows.sections):
-        mine = rows.location[(rows.section == number) & rows.present[modality]]
-        size = 256 if modality == "image" else max(len(mine), 1)
-        for _, raw in raw_chunks(section, encoder.card, mine.astype(np.intp), size=size):
-            some = True
-            yield raw
-    if not some:
-        raise RecipeError(
-            f"no training row has {modality}, so {encoder.card.name} cannot learn its vocabulary",
-            where=f"model.towers.{modality}",
-            mend="set that tower to null, or train on other sections",
-        )
+class _TrainingInput:
+    """Raw input of the training rows, section by section; may be read more than once."""
+
+    def __init__(self, rows: Rows, encoder: Encoder, modality: str) -> None:
+        self.rows, self.card, self.modality = rows, encoder.card, modality
+        if not rows.present[modality].any():
+            raise RecipeError(
+                f"no training row has {modality}, so {encoder.card.name} cannot learn its vocabulary",
+                where=f"model.towers.{modality}",
+                mend="set that tower to null, or train on other sections",
+            )
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = self.rows
+        for number, section in enumerate(rows.sections):
+            mine = rows.location[(rows.section == number) & rows.present[self.modality]]
+            size = 256 if self.modality == "image" else max(len(mine), 1)
+            for _, raw in raw_chunks(section, self.card, mine.astype(np.intp), size=size):
+                yield raw
 
 
 def _seed(seed: int, number: int) -> None:

@@ -222,7 +222,7 @@ def about_encoder(card: Mapping[str, Any], subject: SubjectInfo | None) -> Subje
 
 
 def _phrases(path: Path) -> dict[str, tuple[str, ...]]:
-    from triglyph.bench.labels.zero_shot import Prompts
+    from triglyph.apply.prompts import Prompts
 
     return dict(Prompts.read(path).classes)
 

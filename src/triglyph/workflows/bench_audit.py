@@ -44,10 +44,10 @@ def audited(
     RecipeError
         `allow` names no kind of finding.
     """
+    from triglyph.apply.prompts import Prompts
     from triglyph.bench.audit.kinds import KINDS
     from triglyph.bench.audit.subject import SubjectInfo, declared
     from triglyph.bench.audit.whole import audit_split
-    from triglyph.bench.labels.zero_shot import Prompts
     from triglyph.tissue.cohort import Cohort
     from triglyph.workflows.audit import about_encoder, about_run, stored_features
 

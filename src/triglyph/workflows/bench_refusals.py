@@ -164,8 +164,8 @@ def _known(null: int, allow: Sequence[str]) -> None:
 
 def _read(files: Mapping[str, Path | None]) -> dict[str, Any]:
     """Constants of a protocol that come from files."""
+    from triglyph.apply.prompts import Prompts
     from triglyph.bench.expression.protocol import read_panel
-    from triglyph.bench.labels.zero_shot import Prompts
 
     prompts, panel = files["prompts"], files["panel"]
     return {

@@ -76,10 +76,25 @@ def read(
     species: str | None = None,
     organ: str | None = None,
     spatial_key: str | None = None,
-    spatial_unit: Literal["px", "um"] | None = None,
+    spatial_unit: Literal["px", "um", "none"] | None = None,
     counts_layer: str | None = None,
     location_um: float | None = None,
     pitch_um: float | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    preprocess: Literal["resize_crop"] | None = None,
+    compat: Literal["release"] | None = None,
+    missing: Literal["error", "drop"] = "error",
+    crops: int | None = None,
+    seed: int | None = None,
+    captions: Path | None = None,
+    caption_template: list[str] | None = None,
+    exclude: Path | None = None,
+    min_genes: int | None = None,
+    samples_per_section: int | None = None,
+    assay: list[str] | None = None,
+    human_visium: bool = False,
+    min_window_std: float | None = None,
 ) -> ReadReport:
     """Read vendors' folders into a cohort; run it again to go on where it stopped.
 
@@ -90,24 +105,27 @@ def read(
     out
         The cohort's folder; made if it is not there.
     platform
-        Name of the reader: st, visium, hest, anndata, or one that a package registered.
+        Name of the reader: st, visium, hest, anndata; quilt, captions, kriegsmann for pictures with captions or
+        labels; pathocell, lizard, pannuke for images with labelled nuclei; archs4, census for expression alone; or
+        one that a package registered.
     only
         Ids of the sections to read; all by default.
     image
         Full-resolution image: FILE where one section is read, else SECTION=FILE, once per section.
     mpp
-        µm per level-0 pixel, where no file says it.
+        µm per level-0 pixel, or pixel of a picture, where no file says it.
     patient
         One patient for all sections.
     patients
-        CSV with the columns section, patient and, if you like, block, species, organ.
+        CSV with the columns section, patient and, if you like, block, species, organ; `vendor_name` where the files
+        call a section otherwise. `sections.csv` of `simulate --layout vendor` is one.
     patient_pattern
         st: regular expression whose first group is the patient in a section's id; her2st's `^([A-Za-z]+)\\d+$` if
-        left out.
+        left out. pathocell, lizard, pannuke: the same, without a default; `(.+)` takes every image for a patient.
     patient_column
-        anndata: the obs column that holds the patient.
+        anndata: the obs column that holds the patient. captions, quilt: the column of the table.
     section_column
-        anndata: the obs column that tells the sections of one table apart.
+        anndata: the obs column that tells the sections of one table apart. captions: the column of the table.
     outside
         Locations outside the image: an error, or left out and noted.
     lossless
@@ -119,13 +137,47 @@ def read(
     spatial_key
         anndata: the key of obsm that holds the centres.
     spatial_unit
-        anndata: px (level-0 pixels) or um.
+        anndata: px (level-0 pixels), um, or none, where rows have no place on a slide.
     counts_layer
         anndata: the layer of raw counts, if it is not X.
     location_um
         anndata: diameter of a spot, or side of a bin.
     pitch_um
         anndata: distance of neighbouring locations, which is checked.
+    image_column
+        captions: the column of paths, relative to the table's folder; `image` if left out.
+    caption_column
+        captions, quilt: the column of captions; `caption` if left out.
+    preprocess
+        captions, kriegsmann: `resize_crop` declares the pictures unscaled; the middle square of each is resized to
+        what an encoder reads, as published code does.
+    compat
+        pathocell, lizard, pannuke: `release` lays images and patches out as SpatialWhisperer's own evaluation does,
+        and declares 0.5 µm/px, so that its encoder reads 224 native pixels.
+    missing
+        captions, quilt, kriegsmann: pictures that are not there are an error, or left out and noted.
+    crops
+        quilt: squares drawn per caption, 10 if left out.
+    seed
+        quilt: of the squares; of the templates' draw; 0 if left out.
+    captions
+        CSV, TSV or JSON objects one a line, with the columns barcode (or geo_accession), caption and, if barcodes are
+        not unique, section. Goes before captions of the source itself.
+    caption_template
+        Sentences for rows without a caption, with columns of the table in braces and what may be left out in square
+        brackets: '{cell_type} from {tissue}[ of a {sex} donor]'. Of several, one is drawn for each row.
+    exclude
+        archs4, census: text file of accessions (samples or series) or dataset ids to leave out, one a line.
+    min_genes
+        archs4: leave out profiles of fewer genes, 250 if left out; census: cells, 100; hest: spots, 0.
+    samples_per_section
+        archs4: pack series into sections of at most so many samples; one series a section if left out.
+    assay
+        census: assays to keep; 10x 3' v2 and v3, 10x 5' v1 and v2 if left out.
+    human_visium
+        hest: keep human Visium sections of at most 0.8 µm/px alone, by HEST_v1_1_0.csv or the metadata.
+    min_window_std
+        hest: leave out spots whose 224 level-0 pixels vary no more than this, of 1.
 
     Returns
     -------
@@ -146,7 +198,8 @@ def read(
     from rich.console import Console
 
     from triglyph.tissue.cohort import Cohort
-    from triglyph.tissue.readers.base import ReadOptions, check_options, find_reader, read_patients
+    from triglyph.tissue.readers.base import ReadOptions, check_options, find_reader, read_excluded, read_patients
+    from triglyph.tissue.readers.captioning import Template, read_captions
 
     console = Console(stderr=True)
     reader = find_reader(platform)
@@ -167,6 +220,21 @@ def read(
         counts_layer=counts_layer,
         location_um=location_um,
         pitch_um=pitch_um,
+        image_column=image_column,
+        caption_column=caption_column,
+        preprocess=preprocess,
+        compat=compat,
+        missing=missing,
+        crops=crops,
+        seed=seed,
+        captions=read_captions(captions) if captions is not None else None,
+        caption_template=tuple(Template(text).text for text in caption_template or ()),
+        exclude=read_excluded(exclude) if exclude is not None else None,
+        min_genes=min_genes,
+        samples_per_section=samples_per_section,
+        assay=tuple(assay or ()),
+        human_visium=human_visium,
+        min_window_std=min_window_std,
     )
     check_options(reader, replace(options, image=Path(image[0])) if image else options)
     sections = _chosen(_discover(reader, sources, options), only)
@@ -270,6 +338,7 @@ def _images(given: Sequence[str], sections: Sequence[SectionSource]) -> dict[str
 
 def _read_one(cohort: Cohort, reader: Reader, section: SectionSource, options: ReadOptions) -> SectionRow:
     from triglyph.tissue.checks import check_draft, safe_id
+    from triglyph.tissue.readers.captioning import caption_draft
 
     try:
         name = safe_id(section.section_id, where=section.root)
@@ -283,6 +352,7 @@ def _read_one(cohort: Cohort, reader: Reader, section: SectionSource, options: R
                 return SectionRow(name, "already there", _detail(done))
             draft = reader.read(section, replace(options, scratch=scratch))
             draft.source["request"] = request
+            caption_draft(draft, options)
             # Checked here too, where it is known which file a bad row stands in: readers name it first.
             check_draft(draft, where=next(iter(section.files.values())))
             written = cohort.add(draft, scratch=scratch)
@@ -393,12 +463,12 @@ def _detail(section: Section) -> str:
     info = section.info
     image = next((f"{i.mpp:.4f} µm/px from {i.mpp_source}" for i in info.images if i.role == "full"), "")
     if not image:
-        preview = next((f"preview at {i.mpp:.3f} µm/px from {i.mpp_source}" for i in info.images), "")
+        pictures = info.pictures
+        preview = "" if pictures is None else f"{pictures.n_files:,} pictures, {pictures.mpp_source}"
+        preview = preview or next((f"preview at {i.mpp:.3f} µm/px from {i.mpp_source}" for i in info.images), "")
         image = preview or "no image"
-    return (
-        f"{info.n_locations:,} locations, {info.n_genes:,} genes, {int(section.table.X.sum()):,} counts, "
-        f"patient {info.patient}, {image}"
-    )
+    counted = f"{info.n_genes:,} genes, {int(section.table.X.sum()):,} counts, " if info.n_genes else ""
+    return f"{info.n_locations:,} locations, {counted}patient {info.patient}, {image}"
 
 
 def _say(console: Console, row: SectionRow, number: str) -> None:

@@ -29,9 +29,9 @@ from triglyph.errors import ContractError, RecipeError
 from triglyph.workflows.experiment import judged
 
 if TYPE_CHECKING:
+    from triglyph.apply.prompts import Prompts
     from triglyph.apply.trained import TrainedModel
     from triglyph.bench.contracts import Embedder, Subject, Trial
-    from triglyph.bench.labels.zero_shot import Prompts
     from triglyph.bench.protocol import Protocol
     from triglyph.metrics.result import Result, Role
     from triglyph.tissue.cohort import Cohort
@@ -113,8 +113,8 @@ def transitive(
     """
     from rich.console import Console
 
+    from triglyph.apply.prompts import Prompts
     from triglyph.bench.contracts import Trial
-    from triglyph.bench.labels.zero_shot import Prompts
     from triglyph.metrics.result import write_results
     from triglyph.report.transitive import figure, gains, markdown, write_gains
     from triglyph.storage import atomic_file

@@ -6,73 +6,33 @@ classes are asked for is read off the labels of the test sections, since those d
 
 AUROC ranks locations for one class at a time. Choosing one class for a location compares scores across classes, which
 is much harder: macro F1 of the highest score is given raw, where nothing is fitted, and after a calibration of each
-class on training locations (see `triglyph.bench.labels.calibration`).
+class on training locations (see `triglyph.metrics.calibration`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from triglyph.apply.prompts import Prompts, class_vectors
 from triglyph.bench.contracts import SectionLike, Subject, Trial
-from triglyph.bench.labels.calibration import Calibration, fit_calibration
 from triglyph.bench.labels.classes import AUROC_AGGREGATIONS, AUROC_METRIC, Scored, known_labels, score_rows
 from triglyph.bench.labels.labelled import GROUP_AUROC, Groups, Labelled, check_groups, class_measures, group_rows
 from triglyph.bench.protocol import FoldError, Protocol, ProtocolCard
 from triglyph.bench.rows import Measure, Rows
-from triglyph.cards import Frozen
-from triglyph.errors import ContractError, RecipeError
+from triglyph.errors import ContractError
+from triglyph.metrics.calibration import Calibration, fit_calibration
 from triglyph.metrics.result import Result
 from triglyph.metrics.retrieval import unit_rows
 
 Floats = NDArray[np.float64]
 log = logging.getLogger(__name__)
 CALIBRATED = "macro-f1@calibrated"
-
-
-class Prompts(Frozen):
-    """What is asked for each class.
-
-    `classes` maps a label, as in the sections, to its phrases; an empty list stands for the label itself. Each of
-    `templates` holds one `{}` for the phrase.
-    """
-
-    classes: dict[str, tuple[str, ...]]
-    templates: tuple[str, ...] = ("{}",)
-
-    @classmethod
-    def read(cls, path: Path) -> Prompts:
-        """From YAML or JSON: `{class: [phrases]}`, or the two fields by name."""
-        import yaml
-
-        if not path.is_file():
-            raise RecipeError("there is no such file of prompts", where=path, mend="check the path")
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise RecipeError(f"not readable as YAML: {error}", where=path, mend="correct the file") from None
-        if not isinstance(found, dict):
-            raise RecipeError("prompts are a mapping of classes to phrases", where=path, mend="write `class: [phrase]`")
-        return cls.model_validate(found if "classes" in found else {"classes": found})
-
-    def sentences(self, label: str) -> list[str]:
-        """All sentences of a class."""
-        return [t.format(phrase) for t in self.templates for phrase in self.classes[label] or (label,)]
-
-
-def class_vectors(subject: Subject, prompts: Prompts, classes: Sequence[str]) -> Floats:
-    """(classes, dim) unit vectors: the mean of the unit vectors of each class's sentences."""
-    sentences = {c: prompts.sentences(c) for c in classes}
-    every = [s for c in classes for s in sentences[c]]
-    embedded = unit_rows(subject.source.embed_text(every), what="prompts")
-    bounds = np.cumsum([len(sentences[c]) for c in classes])[:-1]
-    return unit_rows(np.stack([part.mean(axis=0) for part in np.split(embedded, bounds)]), what="prompts")
 
 
 class ZeroShot(Protocol):
@@ -138,7 +98,7 @@ class ZeroShot(Protocol):
                 mend=f"the labels are {', '.join(there)}",
             )
         check_groups(self.groups, [*classes, *there])
-        vectors = class_vectors(subject, prompts, classes)
+        vectors = class_vectors(subject.source.embed_text, prompts, classes)
         out: list[Result] = []
         for target in targets:
             asked = [side for s in trial.test if (side := _scored(subject, s, target, vectors)) is not None]

@@ -1,8 +1,9 @@
 """Any AnnData, with or without an image: the reader for what has no reader.
 
 Nothing is guessed: the user says what unit `obsm["spatial"]` is in, how large a location is, and, where no file states
-it, the scale. Sources are `.h5ad` or `.zarr`, or a folder of them; an image lies beside its table under the same name,
-or is given with --image. One table may hold several sections, told apart by `section_column`.
+it, the scale; or --spatial-unit none, for cells and profiles that have no place on a slide. Sources are `.h5ad` or
+`.zarr`, or a folder of them; an image lies beside its table under the same name, or is given with --image. One table
+may hold several sections, told apart by `section_column`.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class AnnDataReader:
         where = f"{path}, section {section.section_id}"
         unit, size_um = _said(options, where)
         found = _rows(open_anndata(path), section, options)
+        if size_um is None:
+            return self._unplaced(found, section, options, notes)
         image_path = options.image or section.files.get("image")
         scale = _scale(unit, image_path, options, where)
         table = our_table(found, layer=options.counts_layer, notes=notes, where=where)
@@ -117,14 +120,45 @@ class AnnDataReader:
             source=provenance(section, used=used, notes=notes.lines, **facts),
         )
 
+    def _unplaced(self, found: ad.AnnData, section: SectionSource, options: ReadOptions, notes: Notes) -> SectionDraft:
+        """Counts and columns alone."""
+        path = section.files["table"]
+        table = our_table(found, layer=options.counts_layer, notes=notes, where=path)
+        if "image" in section.files:
+            notes.add(
+                f"the image {section.files['image'].name} is left out, since rows have no place (--spatial-unit none)"
+            )
+        whose = origin(section, options, own=_own(found, options, f"{path}, section {section.section_id}"))
+        return SectionDraft(
+            section_id=section.section_id,
+            patient=whose.patient,
+            block=whose.block,
+            platform=self.platform,
+            table=table,
+            location_um=None,
+            pitch_um=None,
+            location_shape="none",
+            species=whose.species or species_of(table.var["ensembl_id"].to_numpy()),
+            organ=whose.organ,
+            source=provenance(section, used=["table"], patient_source=whose.source, notes=notes.lines),
+        )
 
-def _said(options: ReadOptions, where: object) -> tuple[str, float]:
+
+def _said(options: ReadOptions, where: object) -> tuple[str, float | None]:
+    """Unit of the positions and size of a location, µm; None where there are none."""
     if options.spatial_unit is None:
         raise RecipeError(
             "the unit of the positions is not known",
             where=where,
-            mend="give --spatial-unit px (level-0 pixels of the image) or --spatial-unit um",
+            mend="give --spatial-unit px (level-0 pixels of the image), um, or none, where rows have no place",
         )
+    if options.spatial_unit == "none":
+        places = ("mpp", "image", "spatial_key", "location_um", "pitch_um")
+        if given := [name for name in places if getattr(options, name) is not None]:
+            raise RecipeError(
+                f"--spatial-unit none, and yet --{given[0].replace('_', '-')}", where=where, mend="give one of the two"
+            )
+        return "none", None
     if options.location_um is None:
         raise RecipeError(
             "the size of a location is not known", where=where, mend="give --location-um (55 for a Visium spot)"

@@ -8,6 +8,7 @@ out or changed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
@@ -53,6 +54,47 @@ class SectionSource:
         return path
 
 
+@dataclass(frozen=True)
+class Captions:
+    """Captions by section ("" for any) and barcode; see `captioning`."""
+
+    path: Path
+    sha256: str
+    rows: Mapping[tuple[str, str], str]
+
+    def of(self, section: str, barcodes: Sequence[str]) -> list[str]:
+        """One a row, "" where the file has none."""
+        return [self.rows.get((section, b)) or self.rows.get(("", b), "") for b in barcodes]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Names of what to leave out."""
+
+    path: Path
+    sha256: str
+    names: frozenset[str]
+
+
+def read_excluded(path: Path) -> Excluded:
+    """A text file with one name a line; empty lines and what follows `#` are left out.
+
+    Raises
+    ------
+    SourceError
+        It is not readable, or names nothing.
+    """
+    mend = "give a text file with one accession or id a line"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"the list is not readable ({error})", where=path, mend=mend) from error
+    names = frozenset(name for line in lines if (name := line.partition("#")[0].strip()))
+    if not names:
+        raise SourceError("the list names nothing", where=path, mend=mend)
+    return Excluded(path, file_digest(path), names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """What a user may say about a source. Readers refuse what they do not understand; see `Reader.understands`."""
@@ -76,12 +118,39 @@ class ReadOptions:
     # Platform by platform:
     patient_pattern: str | None = None
     spatial_key: str | None = None
-    spatial_unit: Literal["px", "um"] | None = None
+    spatial_unit: Literal["px", "um", "none"] | None = None
+    """`none`: rows have no place on a slide."""
     counts_layer: str | None = None
     patient_column: str | None = None
     section_column: str | None = None
     location_um: float | None = None
     pitch_um: float | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    preprocess: Literal["resize_crop"] | None = None
+    """`resize_crop`: pictures have no scale; each is resized to what an encoder reads, as published code does."""
+    compat: Literal["release"] | None = None
+    """`release`: as SpatialWhisperer's own evaluation lays images and patches out."""
+    missing: Literal["error", "drop"] = "error"
+    """What to do with pictures that are not there."""
+    crops: int | None = None
+    """Squares drawn per caption."""
+    seed: int | None = None
+    """Of what is drawn."""
+    captions: Captions | None = None
+    """Captions of rows, by section and barcode."""
+    caption_template: tuple[str, ...] = ()
+    """Sentences that name columns of the table in braces; see `captioning`."""
+    exclude: Excluded | None = None
+    """What to leave out: accessions of samples or series, ids of datasets."""
+    min_genes: int | None = None
+    """Rows with fewer genes are left out."""
+    samples_per_section: int | None = None
+    assay: tuple[str, ...] = ()
+    human_visium: bool = False
+    """Only human Visium sections of at most 0.8 µm/px."""
+    min_window_std: float | None = None
+    """Rows whose window of the image varies no more than this (of 1) are left out."""
 
     def said(self) -> dict[str, Any]:
         """What differs from the defaults and shapes a section, JSON-serialisable."""
@@ -89,11 +158,11 @@ class ReadOptions:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name not in ("scratch", "patients", "image") and value != f.default:
-                out[f.name] = value
-        return out
+                out[f.name] = value.sha256 if isinstance(value, Captions | Excluded) else value
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in out.items()}
 
 
-COMMON = frozenset({"scratch", "patient", "patients", "outside", "species", "organ"})
+COMMON = frozenset({"scratch", "patient", "patients", "outside", "species", "organ", "captions", "caption_template"})
 """Options every reader understands."""
 
 
@@ -158,7 +227,8 @@ def check_options(reader: Reader, options: ReadOptions) -> None:
         Naming the option and the ones the reader understands.
     """
     said = {f.name for f in fields(options) if f.name != "scratch" and getattr(options, f.name) != f.default}
-    unknown = sorted(said - COMMON - reader.understands)
+    drawing = {"seed"} if options.caption_template else set()
+    unknown = sorted(said - COMMON - reader.understands - drawing)
     if unknown:
         known = sorted((COMMON | reader.understands) - {"scratch"})
         raise RecipeError(
@@ -177,6 +247,9 @@ def _flag(name: str) -> str:
 def read_patients(path: Path) -> dict[str, dict[str, str]]:
     """The patients file: section -> its row.
 
+    The list that `simulate --layout vendor` writes is one, too; there `vendor_name` is what the files call a section,
+    and the rows go by it.
+
     Raises
     ------
     SourceError
@@ -186,14 +259,14 @@ def read_patients(path: Path) -> dict[str, dict[str, str]]:
     """
     import pandas as pd
 
-    mend = "give a CSV with the columns section, patient and, if you like, block, species, organ"
+    optional = ("block", "species", "organ", "platform", "vendor_name")
+    mend = f"give a CSV with the columns section, patient and, if you like, {', '.join(optional)}"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise SourceError(f"the patients file is not readable ({error})", where=path, mend=mend) from error
-    allowed = ("section", "patient", "block", "species", "organ")
     missing = [c for c in ("section", "patient") if c not in table]
-    unknown = [c for c in table if c not in allowed]
+    unknown = [c for c in table if c not in ("section", "patient", *optional)]
     if missing or unknown:
         what = f"lacks the column {missing[0]!r}" if missing else f"has the unknown column {unknown[0]!r}"
         raise SourceError(f"the patients file {what}", where=path, mend=mend)
@@ -201,6 +274,8 @@ def read_patients(path: Path) -> dict[str, dict[str, str]]:
     for line, record in enumerate(table.to_dict("records"), start=2):
         row = {str(k): str(v).strip() for k, v in record.items()}
         section = row.pop("section")
+        section = row.pop("vendor_name", "") or section
+        row.pop("platform", "")  # is said by --platform
         if section in rows:
             raise ContractError(f"section {section!r} has two rows", where=f"{path}, line {line}", mend="keep one")
         row["patient"] = checked_patient(row["patient"], where=f"{path}, line {line} (section {section!r})")
@@ -265,6 +340,39 @@ def origin(section: SectionSource, options: ReadOptions, *, own: Origin | None =
         species=options.species or species or own.species,
         organ=options.organ or organ or own.organ,
     )
+
+
+def by_pattern(section: SectionSource, options: ReadOptions, default: str | None = None) -> Origin:
+    """The patient as the part of the section's id that `patient_pattern`, or `default`, captures; also the block.
+
+    Nobody where the user names patients otherwise, or there is no pattern.
+
+    Raises
+    ------
+    RecipeError
+        The pattern is none, or captures nothing.
+    ContractError
+        The id does not match.
+    """
+    text = options.patient_pattern or default
+    if text is None or options.patient is not None or options.patients is not None:
+        return Origin("", "")
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise RecipeError(
+            f"{text!r} is not a pattern ({error})", where="--patient-pattern", mend="correct it"
+        ) from None
+    if pattern.groups < 1:
+        raise RecipeError(f"{text!r} captures nothing", where="--patient-pattern", mend="put the patient in ( )")
+    match = pattern.search(section.section_id)
+    if match is None or not match.group(1):
+        raise ContractError(
+            f"the patient of section {section.section_id!r} cannot be told: its id does not match {text}",
+            where=section.root,
+            mend="give --patients FILE.csv (columns section, patient), --patient ID, or another --patient-pattern",
+        )
+    return Origin(match.group(1), f"id of the section, by {text}", block=match.group(1))
 
 
 def provenance(section: SectionSource, *, used: Sequence[str], **facts: Any) -> dict[str, Any]:

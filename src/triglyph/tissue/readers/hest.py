@@ -3,6 +3,7 @@
     st/<id>.h5ad          counts; obsm["spatial"] in level-0 pixels
     wsis/<id>.tif         pyramidal TIFF, optional (without it the section is expression only)
     metadata/<id>.json    pixel_size_um_estimated, st_technology, patient, dataset_title, species, organ ...
+    HEST_v*.csv           the same facts of all sections, optional
 
 Facts from the HEST library 1.1 (spots of Visium 55 µm, of ST 100 µm; Xenium pooled to squares of 100 µm, Visium HD to
 128 µm). Patients are named within a dataset there, so a patient is `<dataset_title> / <patient>` here. The pitch is
@@ -12,6 +13,7 @@ measured: two sections of HEST are not on the lattice their metadata state.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +34,7 @@ from triglyph.tissue.readers.base import (
     read_record,
 )
 from triglyph.tissue.readers.pictures import section_image
+from triglyph.tissue.readers.rows import rows_worth_reading
 from triglyph.tissue.readers.scales import Scale, file_scale, nearest_pitch, settle_scale
 from triglyph.tissue.readers.tables import open_anndata, our_table, positions
 from triglyph.units import Um, checked_mpp
@@ -39,6 +42,10 @@ from triglyph.units import Um, checked_mpp
 CONTROLS = ("NegControl", "BLANK", "Blank", "antisense_", "Unassigned", "Deprecated", "Intergenic")
 """Prefixes of what a Xenium panel counts beside genes; HEST keeps them among the genes."""
 _SPECIES = {"homo sapiens": "human", "mus musculus": "mouse"}
+
+
+MAX_MPP = 0.8
+"""µm per pixel above which `human_visium` leaves a section out, as SpatialWhisperer does."""
 
 
 class Lattice(NamedTuple):
@@ -62,10 +69,10 @@ class HestReader:
     """Reader of HEST folders."""
 
     platform = "hest"
-    understands = frozenset({"mpp", "lossless"})
+    understands = frozenset({"mpp", "lossless", "human_visium", "min_genes", "min_window_std"})
 
     def discover(self, source: Path, options: ReadOptions) -> list[SectionSource]:
-        """One section per `st/*.h5ad`."""
+        """One section per `st/*.h5ad`; with `human_visium`, those that SpatialWhisperer trains on."""
         tables = sorted((source / "st").glob("*.h5ad"))
         if not tables:
             raise SourceError(
@@ -73,13 +80,22 @@ class HestReader:
                 where=source,
                 mend="give the folder that holds st/, wsis/ and metadata/, or another --platform",
             )
+        stated = _stated(source) if options.human_visium else None
         sections = []
         for table in tables:
             name = table.stem
+            if options.human_visium and not is_human_visium(_facts(name, stated, source)):
+                continue
             files = {"table": table, "metadata": source / "metadata" / f"{name}.json"}
             if (image := source / "wsis" / f"{name}.tif").is_file():
                 files["image"] = image
             sections.append(SectionSource(name, self.platform, source, files))
+        if not sections:
+            raise SourceError(
+                f"none of its {len(tables)} sections is human Visium of at most {MAX_MPP} µm/px",
+                where=source,
+                mend="leave --human-visium out, or fetch such sections",
+            )
         return sections
 
     def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
@@ -106,6 +122,7 @@ class HestReader:
         else:
             notes.add("there is no image in wsis/; the section is expression only")
         table = keep_inside(table, images, options, notes)
+        table = rows_worth_reading(table, images, options, notes)
         whose = origin(section, options, own=_own(metadata, section.files["metadata"]))
         kept = {k: metadata[k] for k in ("dataset_title", "st_technology", "oncotree_code", "license") if k in metadata}
         facts = {"patient_source": whose.source, "scale": {"mpp": scale.mpp, "source": scale.source}, "metadata": kept}
@@ -125,6 +142,39 @@ class HestReader:
         )
 
 
+def is_human_visium(facts: Mapping[str, Any]) -> bool:
+    """The filter of SpatialWhisperer: 384 sections of HEST 1.1."""
+    mpp = _number(facts, "pixel_size_um_estimated")
+    named = (facts.get("st_technology"), facts.get("species")) == ("Visium", "Homo sapiens")
+    return named and mpp is not None and mpp <= MAX_MPP
+
+
+def _stated(source: Path) -> dict[str, dict[str, Any]] | None:
+    """Rows of `HEST_v*.csv` by section, the latest version's; None where there is no such table."""
+    import pandas as pd
+
+    tables = sorted(source.glob("HEST_v*.csv"))
+    if not tables:
+        return None
+    try:
+        found = pd.read_csv(tables[-1], usecols=["id", "st_technology", "species", "pixel_size_um_estimated"])
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"the table of sections is not readable ({error})", where=tables[-1], mend="fetch it again"
+        ) from error
+    return {str(row["id"]): {str(k): v for k, v in row.items()} for row in found.to_dict("records")}
+
+
+def _facts(name: str, stated: dict[str, dict[str, Any]] | None, source: Path) -> dict[str, Any]:
+    if stated is None:
+        return read_record(source / "metadata" / f"{name}.json")
+    if name not in stated:
+        raise SourceError(
+            f"the table of sections lacks {name}", where=source, mend="fetch the HEST_v*.csv of this version of HEST"
+        )
+    return stated[name]
+
+
 def without_controls(table: ad.AnnData, notes: Notes) -> ad.AnnData:
     """`table` without control and unassigned codewords, which are no genes."""
     control = np.array([str(name).startswith(CONTROLS) for name in table.var_names])
@@ -134,7 +184,7 @@ def without_controls(table: ad.AnnData, notes: Notes) -> ad.AnnData:
     return table
 
 
-def _number(metadata: dict[str, Any], key: str) -> float | None:
+def _number(metadata: Mapping[str, Any], key: str) -> float | None:
     """A number that is there; HEST writes null or NaN where it knows none."""
     value = metadata.get(key)
     if value is None or (isinstance(value, float) and math.isnan(value)):

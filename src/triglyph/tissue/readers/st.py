@@ -86,7 +86,7 @@ class StReader:
     def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
         """Counts joined with positions on the rounded array coordinates; centres in µm from the pixels."""
         notes = Notes()
-        whose = origin(section, options, own=_own(section, options))
+        whose = origin(section, options, own=by_pattern(section, options, PATIENT_PATTERN))
         counts = one_column_per_symbol(_read_counts(section.file("counts")), notes)
         spots = _read_spots(section.file("spots"), notes)
         fit = fit_lattice(
@@ -127,28 +127,6 @@ class StReader:
 
 def _stem(path: Path) -> str:
     return next(path.name.removesuffix(suffix) for suffix in _COUNTS if path.name.endswith(suffix))
-
-
-def _own(section: SectionSource, options: ReadOptions) -> Origin:
-    if options.patient is not None or options.patients is not None:
-        return Origin("", "")
-    text = options.patient_pattern or PATIENT_PATTERN
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise RecipeError(
-            f"{text!r} is not a pattern ({error})", where="--patient-pattern", mend="correct it"
-        ) from None
-    if pattern.groups < 1:
-        raise RecipeError(f"{text!r} captures nothing", where="--patient-pattern", mend="put the patient in ( )")
-    match = pattern.search(section.section_id)
-    if match is None or not match.group(1):
-        raise ContractError(
-            f"the patient of section {section.section_id!r} cannot be told: its id does not match {text}",
-            where=section.root,
-            mend="give --patients FILE.csv (columns section, patient), --patient ID, or another --patient-pattern",
-        )
-    return Origin(match.group(1), f"id of the section, by {text}", block=match.group(1))
 
 
 def _scale(section: SectionSource, fit: LatticeFit, image: Path | None, options: ReadOptions) -> Scale:

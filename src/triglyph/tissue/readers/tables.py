@@ -64,14 +64,14 @@ def our_table(found: ad.AnnData, *, layer: str | None, notes: Notes, where: obje
     matrix = found.layers[layer] if layer is not None else found.X
     if matrix is None:
         raise ContractError("X is empty", where=where, mend="name the layer of raw counts with --counts-layer")
-    symbols, ids = _genes(found.var, notes)
+    symbols, ids = gene_names(found.var, notes)
     given = Counts(sp.csr_matrix(matrix), found.obs_names.to_numpy(dtype=object), symbols, ids)
     counts = one_column_per_symbol(given, notes)
     var = pd.DataFrame({"ensembl_id": counts.ensembl_ids}, index=pd.Index(counts.symbols, dtype=object))
     if "measured" in found.var:
         measured = pd.Series(found.var["measured"].to_numpy(), index=symbols).groupby(level=0).max()
         var["measured"] = measured.loc[counts.symbols.tolist()].to_numpy()
-    obs = _columns(found.obs, notes)
+    obs = plain_columns(found.obs, notes)
     left = [f"layers[{k!r}]" for k in found.layers if k != layer] + (["X"] if layer is not None else [])
     left += ["raw"] if found.raw is not None else []
     left += [f"obsm[{k!r}]" for k in found.obsm] + [f"uns[{k!r}]" for k in found.uns]
@@ -103,7 +103,7 @@ def positions(found: ad.AnnData, key: str, *, where: object) -> np.ndarray:
     return values
 
 
-def _genes(var: pd.DataFrame, notes: Notes) -> tuple[np.ndarray, np.ndarray]:
+def gene_names(var: pd.DataFrame, notes: Notes) -> tuple[np.ndarray, np.ndarray]:
     """Symbols and Ensembl ids (without version, "" where unknown)."""
     names = np.array([str(v) for v in var.index], dtype=object)
     own = _ensembl(names)
@@ -124,7 +124,7 @@ def _ensembl(values: np.ndarray) -> np.ndarray:
     return np.array([m.group(1) if m else "" for m in matches], dtype=object)
 
 
-def _columns(obs: pd.DataFrame, notes: Notes) -> pd.DataFrame:
+def plain_columns(obs: pd.DataFrame, notes: Notes) -> pd.DataFrame:
     """`obs` under names the store can hold."""
     out = pd.DataFrame(index=pd.Index([str(i) for i in obs.index], dtype=object))
     renamed, taken = [], set()

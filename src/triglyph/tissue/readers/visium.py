@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 
 from triglyph.errors import ScaleError, SourceError
+from triglyph.tissue.decode import decode
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.readers.base import Notes, ReadOptions, SectionSource, keep_inside, origin, provenance, read_record
 from triglyph.tissue.readers.counts import Counts, one_column_per_symbol, read_10x_h5, species_of
-from triglyph.tissue.readers.pictures import decode, section_image
+from triglyph.tissue.readers.pictures import section_image
 from triglyph.tissue.readers.scales import LatticeFit, Scale, file_scale, fit_lattice, settle_scale
 from triglyph.units import Mpp, Um
 

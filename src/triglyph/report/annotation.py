@@ -1,0 +1,111 @@
+"""A picture of an annotated section: its H&E; beside it the classes, what was left undecided, and what is strange."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from triglyph.report.maps import draw_classes, draw_crosses, draw_hollow, draw_tissue
+from triglyph.report.style import INK, MUTED, PALETTE, new_figure, png, styled
+from triglyph.tissue.annotations import UNSURE, Annotation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from triglyph.tissue.section import Section
+
+UNDECIDED = "#8A9099"
+
+
+def palette_of(classes: Sequence[str]) -> dict[str, str]:
+    """A colour for each class, and for `UNSURE`; classes beyond the palette get steps of a colour wheel."""
+    from matplotlib.colors import hsv_to_rgb, to_hex
+
+    # The greys at the palette's end would be taken for undecided ones.
+    named = PALETTE[:8]
+    wheel = [to_hex(tuple(hsv_to_rgb((i * 0.618 % 1.0, 0.55, 0.75)))) for i in range(max(0, len(classes) - len(named)))]
+    return {**dict(zip(classes, [*named, *wheel], strict=False)), UNSURE: UNDECIDED}
+
+
+def annotation_picture(section: Section, annotation: Annotation, palette: Mapping[str, str]) -> bytes:
+    """H&E beside the labels over it, with a legend that counts, a scale bar in µm and what was asked in words; PNG.
+
+    Parameters
+    ----------
+    palette
+        As of `palette_of`.
+
+    Raises
+    ------
+    ContractError
+        The section is unplaced.
+    """
+    a = annotation
+    low, high = section.centres_um.min(axis=0), section.centres_um.max(axis=0)
+    width, height = high - low + 3 * (section.info.pitch_um or section.location_um)
+    panel = 3.9
+    tall = min(max(panel * float(height / width), 2.4), 5.6)
+    pictured = any(i.name == "he" and i.role == "full" for i in section.info.images)
+    with styled():
+        figure = new_figure(panel * (1 + pictured) + 2.1, tall + 0.75)
+        panels = figure.subplots(1, 2 + pictured, width_ratios=[panel] * (1 + pictured) + [2.1], squeeze=False)[0]
+        if pictured:
+            draw_tissue(panels[0], section, max_px=1100)
+            panels[0].set_title("H&E")
+        labelled = panels[-2]
+        draw_tissue(labelled, section, fade=0.55, max_px=1100)
+        classes = a.label.copy()
+        classes[classes == UNSURE] = ""
+        draw_classes(labelled, section, classes, palette, alpha=0.85)
+        draw_hollow(labelled, section, a.label == UNSURE, colour=palette[UNSURE])
+        draw_crosses(labelled, section, a.strange)
+        labelled.set_title(f"{'Calibrated' if a.about['calibration'] else 'Zero-shot'} labels from {_source(a)}")
+        _legend(panels[-1], a, palette)
+        figure.suptitle(f"Section {section.id}, patient {section.patient}", x=0.01, ha="left", fontsize=11)
+        figure.supxlabel("\n".join(textwrap.wrap(_words(a), 125 if pictured else 74)), x=0.01, ha="left", fontsize=7)
+        return png(figure, dpi=160)
+
+
+def _source(a: Annotation) -> str:
+    return "the image" if a.about["modality"] == "image" else "gene expression"
+
+
+def _legend(axes: Axes, a: Annotation, palette: Mapping[str, str]) -> None:
+    """Every class with its share of the locations that were looked at, then what the marks mean."""
+    from matplotlib.lines import Line2D
+
+    axes.set_axis_off()
+    n, counts = max(1, int(a.present.sum())), a.counts()
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 7}
+
+    def entry(name: str, count: int, **mark: Any) -> Line2D:
+        share = f"{100 * count / n:.1f}" if count else "0"
+        return Line2D([], [], label=f"{textwrap.fill(name, 24)}  {share} %", **{**dot, **mark})
+
+    handles = [entry(c, counts[c], color=palette[c]) for c in a.classes]
+    if a.about["abstain"]:
+        handles.append(
+            entry(UNSURE, counts[UNSURE], markerfacecolor="white", markeredgecolor=palette[UNSURE], markeredgewidth=1.0)
+        )
+    if a.about["strange"]:
+        handles.append(
+            entry("out of distribution", int(a.strange.sum()), marker="x", color=INK, markersize=6, markeredgewidth=1.2)
+        )
+    axes.legend(handles=handles, loc="center left", fontsize=8.5, labelcolor=INK, handletextpad=0.3, borderaxespad=0)
+    axes.text(
+        0.0, 0.0, f"of {n:,} locations", transform=axes.transAxes, fontsize=7.5, color=MUTED, ha="left", va="bottom"
+    )
+
+
+def _words(a: Annotation) -> str:
+    about = a.about
+    told = [f"Model {about['model']['run']} ({about['model']['digest']}), asked in words alone."]
+    if about["calibration"]:
+        told.append(f"Calibrated on labels of {len(about['calibration']['patients'])} training patients.")
+    if about["abstain"]:
+        told.append(f"Unsure: {about['abstain']}.")
+    if about["strange"]:
+        quantile = about["strange"]["quantile"]
+        told.append(f"Out of distribution: farther from the training tissue than {100 * quantile:g} % of it.")
+    return " ".join(told)
