@@ -15,7 +15,7 @@ from triglyph.bench.registry import PROTOCOLS
 
 CLASSES = ("fat", "gland", "stroma")
 OTHERWISE = {"genes-from-genes", "hescape-expression", "batch-effect", "hescape-mutation"}
-EMBEDDINGS = [name for name in PROTOCOLS if name not in OTHERWISE]
+EMBEDDINGS = [name for name, of in PROTOCOLS.items() if name not in OTHERWISE and of.needs_split]
 """Protocols that read one embedding, section by section."""
 DIM = 16
 

@@ -21,9 +21,10 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.readers import archs4, census
 from triglyph.tissue.readers.anndata import AnnDataReader
-from triglyph.tissue.readers.base import ReadOptions, read_excluded
+from triglyph.tissue.readers.base import ReadOptions
 from triglyph.tissue.readers.captioning import Template, caption_draft, read_captions
 from triglyph.tissue.readers.hest import HestReader
+from triglyph.tissue.readers.row_files import read_excluded
 from vendor_layouts import hest_folder
 
 GENES = [f"ENSG{i:011d}" for i in range(1, 31)]

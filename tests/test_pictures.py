@@ -14,6 +14,7 @@ from PIL import Image
 
 import small
 from picture_files import picture
+from triglyph.bench.audit.whole import audit_split
 from triglyph.encoders import registry
 from triglyph.errors import ContractError, ScaleError, SourceError, SplitError, TriglyphError
 from triglyph.report.qc import write_qc
@@ -22,7 +23,7 @@ from triglyph.tissue.draft import PictureSource, SectionDraft
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.pixels import ArrayPixels
 from triglyph.tissue.section import Section
-from triglyph.tissue.split import patient_folds
+from triglyph.tissue.split import Fold, Split, patient_folds
 from triglyph.tissue.splitting import blocked_within
 from triglyph.tissue.windows import WindowReader
 from triglyph.training.features import cache_windows, encode_rows, present, raw_chunks
@@ -173,3 +174,20 @@ def test_what_became_of_a_file_since_is_said_by_its_name(tmp_path: Path) -> None
     (tmp_path / "in" / "a.png").unlink()
     with pytest.raises(SourceError, match="'a.png' is not there"):
         section.location_windows().read(0, 64, 1.75)
+
+
+def test_one_picture_on_both_sides_is_found_by_its_bytes_whatever_it_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    names = ["a.png", "b.png", "c.png", "copy-of-b.png"]
+    for seed, name in enumerate(names[:3]):
+        picture(folder / name, (160, 140), seed=seed)
+    (folder / names[3]).write_bytes((folder / names[1]).read_bytes())
+    cohort = Cohort.create(tmp_path / "cohort")
+    cohort.add(pictured(folder, [{"picture": "a.png"}, {"picture": "b.png"}], name="S0"))
+    cohort.add(pictured(folder, [{"picture": "c.png"}, {"picture": "copy-of-b.png"}], name="S1"))
+    cohort.add(small.draft("S2", patient="P2"))
+    fold = Fold(name="0", train=("S0", "S2"), test=("S1",))
+    found = audit_split(cohort, Split(name="x", level="patient", folds=(fold,)))
+    (finding,) = found.named("same-section-twice")
+    assert "1 of the 2 picture files of section S1" in finding.what
+    assert "same-section-twice" in found.checked  # counts of the section that has genes

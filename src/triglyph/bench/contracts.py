@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from triglyph.bench import parts
 from triglyph.bench.parts import Part, divided, whole_of
 from triglyph.errors import SplitError
-from triglyph.metrics.result import Level, Role
+from triglyph.metrics.result import Level, Role, Source
 
 Array = NDArray[Any]
 MODALITIES = ("image", "expression", "text")
@@ -87,6 +87,8 @@ class Subject:
     training_patients: tuple[str, ...] = ()
     """People it was fitted on who may not be in the cohort that it is judged on."""
     compat: str = ""
+    evidence: Source = "measured"
+    """`architecture-only`: a tower has random weights, and its numbers say nothing of the method."""
     trained_on: str = ""
     """`Trial.identity` of the fold that it was trained on; "" where it was trained on none, or nobody knows."""
 

@@ -56,6 +56,8 @@ class Protocol(Frozen, abc.ABC):
 
     has_null: ClassVar[bool] = False
     """Whether refits on shuffled pairs mean something to it."""
+    needs_split: ClassVar[bool] = True
+    """False: nothing is fitted, and every section of a cohort is tested."""
 
     block_um: float = 1000.0
     """Side of the blocks of tissue drawn for intervals where there are fewer than 6 patients, µm.
@@ -83,6 +85,10 @@ class Protocol(Frozen, abc.ABC):
         ContractError
             The subject lacks it.
         """
+
+    def published(self, split: str) -> list[Result]:
+        """Figures of others under this very protocol, to stand beside what is measured on `split`."""
+        return []
 
     @property
     def stamp(self) -> str:

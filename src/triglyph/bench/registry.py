@@ -22,6 +22,7 @@ from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.retrieval_across import RetrievalAcross
+from triglyph.bench.spatialwhisperer.sets import SETS
 from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
@@ -43,6 +44,7 @@ _ALL: tuple[type[Protocol], ...] = (
     HescapeMutation,
     BatchEffect,
     *VARIANTS,
+    *SETS,
 )
 PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in _ALL}
 

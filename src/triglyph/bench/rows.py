@@ -78,6 +78,7 @@ class Rows:
             "transductive": (*self.protocol.card().transductive, *self.subject.transductive),
             "seed": self.subject.seed,
             "compat": self.subject.compat,
+            "source": self.subject.evidence,
         }
 
     @property

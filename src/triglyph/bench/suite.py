@@ -37,6 +37,7 @@ BY_NAME = {
     "hescape-retrieval": "`retrieval` in the galleries of HESCAPE",
     "hescape-expression": "`hest-benchmark` before and after alignment",
     "hescape-mutation": "needs a mutation in a clinical table",
+    "spatialwhisperer-*": "needs the cohort of its data set",
     "hest-benchmark-*": "five times the same; named, hest-benchmark brings its variants",
 }
 """Protocols that are judged only when named -> why."""

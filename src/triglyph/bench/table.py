@@ -75,6 +75,10 @@ class Table:
             {(model, note) for line in self.lines for model, r in line.values.items() for note in r.transductive}
         )
         notes += [f"† {model}: {note}" for model, note in marked]
+        notes += [
+            f"{model}: random weights, the architecture alone; not a result of the method"
+            for model in sorted({r.model for r in shown if r.source == "architecture-only"})
+        ]
         if {r.level for r in shown} - {"patient"}:
             notes.append("only level `patient` supports a claim about unseen patients")
         return notes

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from triglyph.errors import RecipeError, SplitError
 
+ALL_TESTED = "all tested"
+
 if TYPE_CHECKING:
     from triglyph.bench.audit.findings import Audit
     from triglyph.metrics.result import Result
@@ -78,6 +80,15 @@ def audited(
             + " ".join(f"--allow {n}" for n in dict.fromkeys(f.name for f in refused)),
         )
     return split, audit
+
+
+def all_tested(cohort: Cohort) -> Split:
+    """All sections of a cohort as the test side of a split that trains nothing; there is nothing to audit in it."""
+    from triglyph.bench.audit.subject import DeclaredSplit
+    from triglyph.tissue.split import Fold
+
+    # An ordinary split must train on something.
+    return DeclaredSplit(name=ALL_TESTED, level="patient", folds=(Fold(train=(), test=tuple(cohort.ids)),))
 
 
 def stamped(rows: Iterable[Result], audit: Audit) -> list[Result]:

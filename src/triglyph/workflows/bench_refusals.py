@@ -61,9 +61,17 @@ def refuse(
     _free(out)
     if model is not None and cohort.suffix == ".h5ad":
         raise RecipeError("a model reads sections of a cohort, not a table", mend="give --embedding KEY")
+    asked, _ = named(name, constants, files)
     own = {} if model is None else _own_split(model)
-    _saved(cohort, split or own.get("name"), fold)
-    named(name, constants, files)
+    _there(cohort)
+    if asked is None or asked.needs_split:
+        _saved(cohort, split or own.get("name"), fold)
+    elif split is not None or fold is not None or cohort.suffix == ".h5ad":
+        raise RecipeError(
+            f"{name} tests every section of a cohort of images",
+            where="bench run",
+            mend="leave out --split and --fold, and give the folder that `triglyph read` wrote",
+        )
     _known(null, allow)
 
 
@@ -123,11 +131,15 @@ def _own_split(model: Path) -> dict[str, Any]:
     return found
 
 
-def _saved(cohort: Path, split: str | None, fold: str | None) -> None:
+def _there(cohort: Path) -> None:
     plain = cohort.suffix == ".h5ad"
     if not (cohort if plain else cohort / "cohort.json").is_file():
         what = "there is no such file" if plain else "not a cohort: it has no cohort.json"
         raise SourceError(what, where=cohort, mend="give a folder of `triglyph read` or `simulate`, or an .h5ad")
+
+
+def _saved(cohort: Path, split: str | None, fold: str | None) -> None:
+    plain = cohort.suffix == ".h5ad"
     folder = cohort / "splits"
     saved = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("[!.]*.json"))
     if not split:

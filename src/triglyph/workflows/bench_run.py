@@ -13,6 +13,7 @@ from triglyph.errors import ContractError
 from triglyph.workflows.bench_refusals import named, refuse
 
 if TYPE_CHECKING:
+    from triglyph.bench.audit.findings import Audit
     from triglyph.bench.contracts import Embedder, Trial
     from triglyph.bench.protocol import Protocol
     from triglyph.bench.suite import LeftOut, Report
@@ -75,8 +76,8 @@ def bench_run(
     places
         What representations with neighbours call near: `um`, or `array` for places on the array.
     split
-        A saved split; a model's own one if left out. Of an `.h5ad`, the JSON file of a split or
-        `leave-one-patient-out`.
+        A saved split; a model's own one if left out. Of an `.h5ad` the JSON file of a split or
+        `leave-one-patient-out`. Protocols that fit nothing (`spatialwhisperer-crc`) take none.
     fold
         Its fold; left out, a model's own one, or all folds.
     null
@@ -149,8 +150,9 @@ def bench_run(
     from triglyph.metrics.per_gene import from_results, write_genes
     from triglyph.metrics.result import write_results
     from triglyph.storage import atomic_folder, write_json
+    from triglyph.tissue.cohort import Cohort
     from triglyph.workflows.bench import print_left_out, print_tables
-    from triglyph.workflows.bench_audit import audited, stamped
+    from triglyph.workflows.bench_audit import all_tested, audited, stamped
     from triglyph.workflows.bench_subjects import judged, open_cohort
 
     clock = _Clock()
@@ -165,15 +167,20 @@ def bench_run(
     subject = judged(opened, model, embedding, modality=modality, places=places, fitted_elsewhere=fitted_elsewhere)
     own = subject.about.get("split") or {}
     split_name = split or own["name"]
-    chosen, audit = audited(
-        opened,
-        split_name,
-        model=model,
-        embedding=subject.about.get("fingerprint") or subject.about.get("obsm"),
-        prompts=prompts,
-        fold=fold,
-        allow=allow or (),
-    )
+    asked, _ = named(name, tuple(set or ()), files)
+    audit: Audit | None = None
+    if asked is not None and not asked.needs_split and isinstance(opened, Cohort):
+        chosen, split_name = all_tested(opened), ""
+    else:
+        chosen, audit = audited(
+            opened,
+            split_name,
+            model=model,
+            embedding=subject.about.get("fingerprint") or subject.about.get("obsm"),
+            prompts=prompts,
+            fold=fold,
+            allow=allow or (),
+        )
     if fold is None and split_name == own.get("name"):
         fold = own.get("fold")
     folds = [chosen.fold(fold).name] if fold is not None else [f.name for f in chosen.folds]
@@ -196,7 +203,9 @@ def bench_run(
         for one in folds:
             results += job.run(one, report=status.update)
     over_folds = across_folds(results)
-    results = stamped([*results, *over_patients(results), *over_folds, *summaries(over_folds)], audit)
+    results = [*results, *over_patients(results), *over_folds, *summaries(over_folds)]
+    if audit is not None:
+        results = stamped(results, audit)
     if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
         raise next((of.error for of in job.left_out if of.error is not None), None) or ContractError(
             f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
@@ -221,8 +230,8 @@ def bench_run(
                 "subject": subject.about,
                 "cohort": {"name": opened.name, "digest": opened.digest()},
                 "split": {"name": chosen.name, "digest": chosen.digest(), "level": chosen.level, "folds": folds},
-                "audit": audit.model_dump(mode="json"),
-                "allowed": list(dict.fromkeys(f.name for f in audit.failures)),
+                "audit": None if audit is None else audit.model_dump(mode="json"),
+                "allowed": [] if audit is None else list(dict.fromkeys(f.name for f in audit.failures)),
                 "protocols": job.cards,
                 "left_out": notes,
                 "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
@@ -273,12 +282,13 @@ class _Job:
             trial.levels(subject)  # refuses what was trained on, before anything is computed
         protocols = self._protocols(trial)
         self.cards.update({p.stamp: p.card().model_dump(mode="json") for p in protocols})
-        return evaluate(
+        beside = self.baselines and any(p.needs_split for p in protocols)
+        rows = evaluate(
             subject,
             trial,
             protocols,
-            stain_texture=self._features(trial, report) if self.baselines else None,
-            with_baselines=self.baselines,
+            stain_texture=self._features(trial, report) if beside else None,
+            with_baselines=beside,
             refit=self._refits(trial, protocols),
             n_refits=self.null,
             seed=self.seed,
@@ -286,6 +296,7 @@ class _Job:
             report=report,
             left_out=self.left_out.append,
         )
+        return rows + [row for p in protocols for row in p.published(self.split.name)]
 
     def _protocols(self, trial: Trial) -> list[Protocol]:
         from triglyph.bench.hest.protocol import with_variants

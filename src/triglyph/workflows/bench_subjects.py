@@ -111,9 +111,16 @@ def _model(path: Path) -> Judged:
         trained,
         transductive=trained.transductive,
         training_patients=tuple(trained.manifest.get("training_patients", ())),
+        evidence="architecture-only" if untrained(trained) else "measured",
         trained_on="" if split is None else f"{split['digest']}/{split['fold']}",
     )
     return Judged(lambda _: subject, {"model": name, **trained.manifest}, trained)
+
+
+def untrained(trained: TrainedModel) -> list[str]:
+    """Modalities whose encoder has the random weights that it was made with: it was locked, and took nobody's."""
+    model = trained.model
+    return [m for m in model.locked if model.encoder(m).card.weights == "random" and not model.config.towers[m].weights]
 
 
 def _stored(cohort: Cohort, wanted: str) -> Judged:

@@ -198,8 +198,9 @@ def read(
     from rich.console import Console
 
     from triglyph.tissue.cohort import Cohort
-    from triglyph.tissue.readers.base import ReadOptions, check_options, find_reader, read_excluded, read_patients
+    from triglyph.tissue.readers.base import ReadOptions, check_options, find_reader, read_patients
     from triglyph.tissue.readers.captioning import Template, read_captions
+    from triglyph.tissue.readers.row_files import read_excluded
 
     console = Console(stderr=True)
     reader = find_reader(platform)

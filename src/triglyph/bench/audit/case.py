@@ -125,12 +125,15 @@ class Case:
         return ""
 
     @cached_property
+    def counted(self) -> tuple[str, ...]:
+        """Sections that have genes; pictures with captions have none."""
+        return () if self.uncounted else tuple(s for s in self.sections if self.cohort[s].expression()[1])
+
+    @cached_property
     def genes(self) -> tuple[str, ...]:
-        """Symbols measured in all sections of the split, sorted; none where counts cannot be looked at."""
-        if self.uncounted:
-            return ()
+        """Symbols measured in all sections that have genes, sorted; none where counts cannot be looked at."""
         sets = []
-        for section in self.sections:
+        for section in self.counted:
             _, symbols, _, measured = self.cohort[section].expression()
             sets.append({s for s, m in zip(symbols, measured, strict=True) if m})
         return tuple(sorted(set.intersection(*sets))) if sets else ()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from triglyph.bench.audit.case import Case
 from triglyph.bench.audit.findings import Sheet
+from triglyph.tissue.pictures import HASH
 
 MIN_DETECTED, MIN_TOTAL = 8, 20
 """A location with fewer genes or counts may equal another by chance, and is not compared."""
@@ -27,12 +28,13 @@ Signatures = NDArray[np.uint64]
 def check_copies(case: Case, sheet: Sheet) -> None:
     """`same-section-twice`, from counts. Sections of one image at one place are found by `check_geometry`."""
     name = "same-section-twice"
+    _check_pictures(case, sheet, name)
     genes = case.genes
     if len(genes) < MIN_DETECTED:
         few = f"the sections have {len(genes)} measured genes in common, {MIN_DETECTED} are needed"
         sheet.unchecked(name, case.uncounted or few)
         return
-    found = {s: signatures(case.cohort[s].expression(), genes) for s in case.sections}
+    found = {s: signatures(case.cohort[s].expression(), genes) for s in case.counted}
     if thin := [s for s, signs in found.items() if not len(signs)]:
         what = f"too few counts to tell locations apart in {len(thin)} sections, such as {thin[0]}"
         sheet.unchecked(name, what)
@@ -41,7 +43,7 @@ def check_copies(case: Case, sheet: Sheet) -> None:
     equal = _equal(found)
     for sides in case.sides:
         for a, b in sides.pairs():
-            k, n = equal.get((a, b), 0), len(found[b])
+            k, n = equal.get((a, b), 0), len(found.get(b, ()))
             if k >= MIN_COPIES and k >= MIN_SHARE * n:
                 case.copies.add((a, b))
                 what = (
@@ -49,6 +51,23 @@ def check_copies(case: Case, sheet: Sheet) -> None:
                     f"common with {a} (patient {case.patients[a]}, trained on): the very same counts"
                 )
                 sheet.find(name, what, message="sections hold the very same counts", sections=(b, a), fold=sides.name)
+
+
+def _check_pictures(case: Case, sheet: Sheet, name: str) -> None:
+    """One picture file on both sides, by its hash, where every location has a file of its own."""
+    files: dict[str, set[str]] = {}
+    for section in case.sections:
+        obs = getattr(getattr(case.cohort[section], "table", None), "obs", None)
+        if obs is not None and HASH in obs:
+            files[section] = set(obs[HASH].astype(str)) - {""}
+    for sides in case.sides:
+        for a, b in sides.pairs():
+            if a != b and (both := len(files.get(a, set()) & files.get(b, set()))):
+                what = (
+                    f"{both:,} of the {len(files[b]):,} picture files of section {b} (patient {case.patients[b]}, "
+                    f"tested) are also in {a} (patient {case.patients[a]}, trained on)"
+                )
+                sheet.find(name, what, message="sections show the very same pictures", sections=(b, a), fold=sides.name)
 
 
 def signatures(

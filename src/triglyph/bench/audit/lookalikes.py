@@ -77,7 +77,7 @@ def check_lookalikes(case: Case, sheet: Sheet) -> None:
     if len(genes) < MIN_GENES:
         few = f"the sections have {len(genes)} measured genes in common, {MIN_GENES} are needed"
         sheet.unchecked("near-duplicates", f"expression: {case.uncounted or few}")
-    elif lost := [s for s in case.sections if not case.placed(s)]:
+    elif lost := [s for s in case.counted if not case.placed(s)]:
         why = f"expression: nothing says where locations of {listed(lost)} are, so neighbourhoods cannot be averaged"
         sheet.unchecked("near-duplicates", why)
     else:
@@ -189,7 +189,7 @@ def _expression(case: Case, genes: Sequence[str]) -> Profiles:
 
 def _logged(case: Case, genes: Sequence[str]) -> Iterator[tuple[str, NDArray[np.intp], Floats]]:
     """Section, the locations drawn of it, and (k, genes) of their neighbourhoods."""
-    for name in case.sections:
+    for name in case.counted:
         rows = _drawn(case, name, np.arange(len(case.cohort[name].centres_um)))
         counts, symbols, _, _ = case.cohort[name].expression()
         at = {symbol: i for i, symbol in enumerate(symbols)}

@@ -23,8 +23,9 @@ import pandas as pd
 
 from triglyph.errors import ContractError, RecipeError
 from triglyph.tissue.draft import SectionDraft
-from triglyph.tissue.readers.base import Captions, ReadOptions
+from triglyph.tissue.readers.base import ReadOptions
 from triglyph.tissue.readers.pairs import read_pairs
+from triglyph.tissue.readers.row_files import Captions
 
 MISSING = frozenset({"", "nan", "none", "na", "n/a", "<na>", "null", "unknown", "not applicable", "not available"})
 BARCODE_COLUMNS = ("barcode", "geo_accession")

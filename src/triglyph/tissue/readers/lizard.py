@@ -79,7 +79,7 @@ class LizardReader:
         )
 
 
-def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """The map of cells of a .mat file, and that of classes.
 
     Raises
@@ -108,7 +108,8 @@ def read_labels(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if len(ids) != len(kinds) or len(np.unique(ids)) < len(ids) or np.setdiff1d(present, [0, *ids]).size:
         raise SourceError("a cell has no class, or two", where=path, mend=mend)
     of = dict(zip(ids.tolist(), kinds.tolist(), strict=True))
-    return cells, np.array([of.get(i, 0) if i else 0 for i in present.tolist()], dtype=np.int64)[which.reshape(cells.shape)]
+    classes = np.array([of[i] if i else 0 for i in present.tolist()], dtype=np.float64)
+    return cells, classes[which.reshape(cells.shape)]
 
 
 def _subset(section: SectionSource) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triglyph.errors import RecipeError, SourceError
+from triglyph.errors import SourceError
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.readers.base import ReadOptions, SectionSource
 from triglyph.tissue.readers.montage import montage, near_square, tiles
@@ -82,10 +82,6 @@ class PanNukeReader:
                 f"{len(images):,} images, {len(masks):,} masks and {len(types):,} types ({types.dtype})",
                 where=section.root,
                 mend="give the three arrays of one fold",
-            )
-        if options.mpp is not None and options.mpp * SLOT_PX < MIN_APART_UM:
-            raise RecipeError(
-                f"at {options.mpp} µm/px samples would not stand apart", where="--mpp", mend="PanNuke is 0.25"
             )
         order = sorted(range(len(images)), key=lambda i: f"{fold}_{i}")[int(start) :][:BATCH]
         found = [_sample(images[i], masks[i], where=f"{section.root}, {fold}, sample {i}") for i in order]

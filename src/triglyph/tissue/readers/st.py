@@ -11,7 +11,6 @@ The scale is fitted on the 200 µm pitch: `new_x`, `new_y` against the pixels.
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from pathlib import Path
 
@@ -20,13 +19,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from triglyph.errors import ContractError, RecipeError, SourceError
+from triglyph.errors import ContractError, SourceError
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.readers.base import (
     Notes,
-    Origin,
     ReadOptions,
     SectionSource,
+    by_pattern,
     keep_inside,
     origin,
     provenance,
