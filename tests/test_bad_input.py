@@ -481,7 +481,7 @@ def the_folder_is_not_there(tmp: Path) -> dict[str, Any]:
     return st(tmp / "nowhere")
 
 
-@case(RecipeError, "no reader for platform 'merfish'", "anndata, hest, st, visium")
+@case(RecipeError, "no reader for platform 'merfish'", "choose one of anndata, ")
 def the_platform_has_no_reader(tmp: Path) -> dict[str, Any]:
     return st(st_folder(tmp)) | {"platform": "merfish"}
 

@@ -137,8 +137,8 @@ def test_every_protocol_is_offered_by_all_or_left_out_with_a_reason():
         offered = {p.name for p in offer.protocols}
         assert not offered & set(offer.left_out)
         assert all(offer.left_out.values())
-        variants = {name for name in PROTOCOLS if name.startswith("hest-benchmark-")}
-        assert offered | set(offer.left_out) | variants == {*PROTOCOLS, "hest-benchmark-*"}
+        variants = {name for name in PROTOCOLS if name.startswith(("hest-benchmark-", "spatialwhisperer-"))}
+        assert offered | set(offer.left_out) | variants == {*PROTOCOLS, "hest-benchmark-*", "spatialwhisperer-*"}
     assert applicable(None, trial()).protocols == ()
 
 

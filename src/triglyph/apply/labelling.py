@@ -4,9 +4,9 @@ Two kinds of scores are given of every class. The *cosine* is as the model has i
 the cosines, scaled as training scaled them; after a calibration (see `triglyph.metrics.calibration`) it is the softmax
 of the calibrated scores. The label is the class of the highest probability, the first by order among equal ones.
 
-A calibration weighs all classes alike, so its probability is that of a place where all are equally frequent. It is
-fitted on labelled locations of the sections that the model was trained on, never on what is annotated, and is a file:
-fitted once, it serves cohorts that have no label.
+A calibration weighs all classes alike and then expects each as often as the root of its share in training says: half
+way between "all alike" and "as in training". It is fitted on labelled locations of the sections that the model was
+trained on, never on what is annotated, and is a file: fitted once, it serves cohorts that have no label.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Abstain(Frozen):
 
 
 class FittedClass(Frozen):
-    """The calibrated score of a class is `scale` x cosine + `offset`."""
+    """The calibrated score of a class is `scale` x cosine + `offset`, how often it is expected among the latter."""
 
     scale: float
     offset: float
@@ -290,15 +290,15 @@ def calibrate(
             mend=f"training labels are {', '.join(there) or 'none'}: name the classes so (their phrases may be any), "
             "or annotate without --calibration",
         )
-    fitted = fit_calibration(np.concatenate(scores), np.array([names.index(c) for c in found], dtype=np.intp))
+    codes = np.array([names.index(c) for c in found], dtype=np.intp)
+    sizes = np.bincount(codes, minlength=len(names))
+    fitted = fit_calibration(np.concatenate(scores), codes).expecting(sizes / len(codes))
     return LabelCalibration(
         model=digest,
         modality=modality,
         prompts=prompts,
         classes={
-            c: FittedClass(
-                scale=float(fitted.scale[i]), offset=float(fitted.offset[i]), locations=int((found == c).sum())
-            )
+            c: FittedClass(scale=float(fitted.scale[i]), offset=float(fitted.offset[i]), locations=int(sizes[i]))
             for i, c in enumerate(names)
         },
         sections=tuple(s.id for s in used),

@@ -71,10 +71,14 @@ class Table:
         ]
         if any(line.starred(m) for line in self.lines for m in self.models):
             notes.append("* better than the 95th percentile of its null")
-        marked = sorted(
-            {(model, note) for line in self.lines for model, r in line.values.items() for note in r.transductive}
-        )
-        notes += [f"† {model}: {note}" for model, note in marked]
+        marked: dict[str, set[str]] = {}
+        for line in self.lines:
+            for model, r in line.values.items():
+                for note in r.transductive:
+                    marked.setdefault(note, set()).add(model)
+        notes += sorted(f"† {'; '.join(sorted(of))}: {note}" for note, of in marked.items())
+        if any(r.source == "published" for r in shown):
+            notes.append("published: as the authors give it, not measured here")
         notes += [
             f"{model}: random weights, the architecture alone; not a result of the method"
             for model in sorted({r.model for r in shown if r.source == "architecture-only"})

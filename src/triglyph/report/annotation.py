@@ -47,12 +47,13 @@ def annotation_picture(section: Section, annotation: Annotation, palette: Mappin
     panel = 3.9
     tall = min(max(panel * float(height / width), 2.4), 5.6)
     pictured = any(i.name == "he" and i.role == "full" for i in section.info.images)
+    whose = f"Section {section.id}, patient {section.patient}"
     with styled():
-        figure = new_figure(panel * (1 + pictured) + 2.1, tall + 0.75)
+        figure = new_figure(panel * (1 + pictured) + 2.1, tall + 0.6)
         panels = figure.subplots(1, 2 + pictured, width_ratios=[panel] * (1 + pictured) + [2.1], squeeze=False)[0]
         if pictured:
             draw_tissue(panels[0], section, max_px=1100)
-            panels[0].set_title("H&E")
+            panels[0].set_title(whose)
         labelled = panels[-2]
         draw_tissue(labelled, section, fade=0.55, max_px=1100)
         classes = a.label.copy()
@@ -60,9 +61,9 @@ def annotation_picture(section: Section, annotation: Annotation, palette: Mappin
         draw_classes(labelled, section, classes, palette, alpha=0.85)
         draw_hollow(labelled, section, a.label == UNSURE, colour=palette[UNSURE])
         draw_crosses(labelled, section, a.strange)
-        labelled.set_title(f"{'Calibrated' if a.about['calibration'] else 'Zero-shot'} labels from {_source(a)}")
+        told = f"{'Calibrated' if a.about['calibration'] else 'Zero-shot'} labels from {_source(a)}"
+        labelled.set_title(told if pictured else f"{whose}\n{told}")
         _legend(panels[-1], a, palette)
-        figure.suptitle(f"Section {section.id}, patient {section.patient}", x=0.01, ha="left", fontsize=11)
         figure.supxlabel("\n".join(textwrap.wrap(_words(a), 125 if pictured else 74)), x=0.01, ha="left", fontsize=7)
         return png(figure, dpi=160)
 
@@ -92,10 +93,19 @@ def _legend(axes: Axes, a: Annotation, palette: Mapping[str, str]) -> None:
         handles.append(
             entry("out of distribution", int(a.strange.sum()), marker="x", color=INK, markersize=6, markeredgewidth=1.2)
         )
-    axes.legend(handles=handles, loc="center left", fontsize=8.5, labelcolor=INK, handletextpad=0.3, borderaxespad=0)
-    axes.text(
-        0.0, 0.0, f"of {n:,} locations", transform=axes.transAxes, fontsize=7.5, color=MUTED, ha="left", va="bottom"
+    legend = axes.legend(
+        handles=handles,
+        loc="center left",
+        fontsize=8.5,
+        labelcolor=INK,
+        handletextpad=0.3,
+        borderaxespad=0,
+        labelspacing=0.7,
+        title=f"of {n:,} locations",
+        title_fontsize=8,
+        alignment="left",
     )
+    legend.get_title().set_color(MUTED)
 
 
 def _words(a: Annotation) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from triglyph.report.qc_samples import draw_samples, facts
 from triglyph.storage import atomic_file
+from triglyph.tissue.cells import CELLS
 from triglyph.tissue.frames import Affine
 from triglyph.tissue.section import ImageInfo, Section
 
@@ -45,7 +46,9 @@ def write_qc(section: Section, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     info = section.info
-    totals = np.asarray(section.table.X.sum(axis=1), dtype=np.float64).ravel()
+    cells = section.table.obsm.get(CELLS)
+    counted = section.table.X if cells is None else cells
+    totals = np.asarray(counted.sum(axis=1), dtype=np.float64).ravel()
     genes = np.diff(section.table.X.indptr)
     figure = Figure(figsize=(17, 6.6), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
@@ -316,6 +319,8 @@ def _words(axes: Axes, section: Section, totals: NDArray[np.float64], genes: NDA
             ("genes", f"{info.n_genes:,}; {np.median(genes):,.0f} per location (median)"),
             ("counts", f"{totals.sum():,.0f}" + (f"; {empty:,} locations have none" if empty else "")),
         ]
+    elif section.placed:
+        rows.append(("cells", f"{totals.sum():,.0f}; {np.median(totals):,.0f} per location (median)"))
     if section.placed:
         known = f"{image.mpp if image else scale['mpp']:.4f} µm/px" if image or "mpp" in scale else "in µm as given"
         rows += [

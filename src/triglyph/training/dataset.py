@@ -238,7 +238,7 @@ class _Held(NamedTuple):
 
     def __call__(self, rows: NDArray[np.int64]) -> Inputs:
         at = torch.from_numpy(self.place[rows])
-        return {name: tensor[at] for name, tensor in self.inputs.items()}
+        return _cut({name: tensor[at] for name, tensor in self.inputs.items()})
 
 
 class _Fresh(NamedTuple):
@@ -271,6 +271,15 @@ def concat_inputs(pieces: Sequence[Inputs]) -> Inputs:
         shape = tuple(max(t.shape[axis] for t in tensors) for axis in range(1, tensors[0].ndim))
         out[name] = torch.cat([_pad_to(t, shape) for t in tensors])
     return out
+
+
+def _cut(inputs: Inputs) -> Inputs:
+    """Token axes cut to the longest of these rows: what no row has is not computed with."""
+    if "mask" not in inputs:
+        return inputs
+    mask = inputs["mask"]
+    length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
+    return {name: t[:, :length] if t.ndim > 1 and t.shape[1] == mask.shape[1] else t for name, t in inputs.items()}
 
 
 def _pad_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

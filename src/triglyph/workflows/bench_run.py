@@ -166,7 +166,7 @@ def bench_run(
     )
     subject = judged(opened, model, embedding, modality=modality, places=places, fitted_elsewhere=fitted_elsewhere)
     own = subject.about.get("split") or {}
-    split_name = split or own["name"]
+    split_name = split or own.get("name", "")
     asked, _ = named(name, tuple(set or ()), files)
     audit: Audit | None = None
     if asked is not None and not asked.needs_split and isinstance(opened, Cohort):
@@ -206,7 +206,9 @@ def bench_run(
     results = [*results, *over_patients(results), *over_folds, *summaries(over_folds)]
     if audit is not None:
         results = stamped(results, audit)
-    if not any(row.value is not None and row.role in ("method", "baseline") for row in results):
+    # Where something is to be judged, what others have published is not enough.
+    own_rows = [row for row in results if row.source != "published" or subject.of_trial is None]
+    if not any(row.value is not None and row.role in ("method", "baseline") for row in own_rows):
         raise next((of.error for of in job.left_out if of.error is not None), None) or ContractError(
             f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
             where=opened.path,

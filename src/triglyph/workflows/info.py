@@ -121,6 +121,8 @@ def _section(path: Path) -> tuple[Info, list[RenderableType]]:
         where = f"{i.pictures.n_files:,} files in {i.pictures.folder}, {i.pictures.scale}"
         facts["pictures"] = f"{where}; {i.pictures.mpp_source}"
     facts["embeddings"] = _embeddings(section)
+    if names := section.annotations.names():
+        facts["annotations"] = names
     facts["read from"] = {role: f["path"] for role, f in i.source.get("files", {}).items()}
     facts["notes"] = list(i.source.get("notes", []))
     return Info("section", path, facts), [_facts(facts)]

@@ -30,10 +30,11 @@ from triglyph.tissue.readers.base import ReadOptions, SectionSource
 from triglyph.tissue.readers.montage import montage, tiles
 from triglyph.tissue.readers.nuclei import GRID_PX, Nuclei, nuclei_draft, scale_of
 from triglyph.tissue.readers.scales import Scale
+from triglyph.units import Mpp
 
 CLASSES = ("background", "Neutrophil", "Epithelial", "Lymphocyte", "Plasma", "Eosinophil", "Connective tissue")
 """By number in the .mat files."""
-SCALE = Scale(0.5, "declared 0.5 µm/px: 20x, by Lizard's authors")
+SCALE = Scale(Mpp(0.5), "declared 0.5 µm/px: 20x, by Lizard's authors")
 SPLITS = {"1": "train", "2": "valid", "3": "test"}
 
 

@@ -37,11 +37,8 @@ def tiles(found: Nuclei, px: int, *, where: object) -> list[Nuclei]:
             f"an image of {width} x {height} px holds no tile of {px}", where=where, mend="leave it out with --only"
         )
     starts = [[min(i * px, size - px) for i in range(math.ceil(size / px))] for size in (height, width)]
-    return [
-        Nuclei(*(a[y : y + px, x : x + px] for a in (found.image, found.cells, found.kinds)))
-        for y in starts[0]
-        for x in starts[1]
-    ]
+    squares = [(slice(y, y + px), slice(x, x + px)) for y in starts[0] for x in starts[1]]
+    return [Nuclei(found.image[at], found.cells[at], found.kinds[at]) for at in squares]
 
 
 def montage(pieces: Sequence[Nuclei], *, slot_px: int | None = None, ground: int = 0) -> Nuclei:

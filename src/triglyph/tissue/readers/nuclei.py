@@ -29,10 +29,12 @@ from triglyph.tissue.frames import Affine
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.readers.base import Notes, ReadOptions, SectionSource, by_pattern, origin, provenance
 from triglyph.tissue.readers.scales import Scale
-from triglyph.units import checked_mpp
+from triglyph.units import Mpp, Um, checked_mpp
 
 GRID_PX = 224
-RELEASE = Scale(0.5, "declared 0.5 µm/px, as the release of SpatialWhisperer does: native pixels, whatever they are")
+RELEASE = Scale(
+    Mpp(0.5), "declared 0.5 µm/px, as the release of SpatialWhisperer does: native pixels, whatever they are"
+)
 Drop = Literal["always", "where there are two", "never"]
 """When the last row and column of squares are left out; the release keeps both where either is the only one."""
 
@@ -65,7 +67,7 @@ class Nuclei:
                 f"image {image.shape[:2]}, cells {cells.shape} and classes {kinds.shape} differ", where=where, mend=mend
             )
         for name, array, most in (("cell", cells, 2**53), ("class", kinds, len(classes) - 1)):
-            if array.dtype.kind not in "iuf" or (array != np.floor(array)).any() or not 0 <= array.min() <= most:
+            if array.dtype.kind not in "iuf" or (array != np.floor(array)).any() or array.min() < 0:
                 raise SourceError(f"the {name} map does not hold whole numbers from 0", where=where, mend=mend)
             if array.max() > most:
                 raise SourceError(f"{name} {array.max():g} has no name", where=where, mend=f"known are 0 to {most}")
@@ -180,14 +182,14 @@ def nuclei_draft(
         raise ContractError(
             "no square is left without the last row and column", where=where, mend="leave the section out with --only"
         )
-    squares, which = np.unique(at, axis=0, return_inverse=True)
+    squares, which = np.unique(at[:, ::-1], axis=0, return_inverse=True)  # row, column
     counts = np.zeros((len(squares), len(classes)), dtype=np.int32)
     np.add.at(counts, (which.ravel(), kinds), 1)
     labels = np.array(classes[1:], dtype=object)[counts[:, 1:].argmax(axis=1)]
     labels[~counts[:, 1:].any(axis=1)] = ""
     obs = pd.DataFrame(
-        {"label": labels, "array_row": squares[:, 1], "array_col": squares[:, 0], "set": subset},
-        index=pd.Index([f"{y}x{x}" for x, y in squares], dtype=object),
+        {"label": labels, "array_row": squares[:, 0], "array_col": squares[:, 1], "set": subset},
+        index=pd.Index([f"{y}x{x}" for y, x in squares], dtype=object),
     )
     path = options.scratch / f"{section.section_id}.tif"
     write_pyramid(found.image, path, mpp=scale.mpp, lossless=True)
@@ -201,11 +203,11 @@ def nuclei_draft(
             sp.csr_matrix((len(obs), 0), dtype=np.int32),
             obs=obs,
             var=pd.DataFrame({"ensembl_id": []}, index=pd.Index([], dtype=object)),
-            obsm={"spatial": (squares + 0.5) * grid_px * scale.mpp, CELLS: counts},
+            obsm={"spatial": (squares[:, ::-1] + 0.5) * grid_px * scale.mpp, CELLS: counts},
             uns={CLASSES: np.array(classes, dtype=object)},
         ),
-        location_um=side_px * scale.mpp,
-        pitch_um=grid_px * scale.mpp,
+        location_um=Um(side_px * scale.mpp),
+        pitch_um=Um(grid_px * scale.mpp),
         location_shape="square",
         images=[ImageSource(path, Affine.scale(scale.mpp), scale.mpp, scale.source)],
         species=whose.species or "human",

@@ -28,6 +28,7 @@ from triglyph.tissue.readers.base import ReadOptions, SectionSource
 from triglyph.tissue.readers.montage import montage, near_square, tiles
 from triglyph.tissue.readers.nuclei import GRID_PX, Nuclei, nuclei_draft, scale_of
 from triglyph.tissue.readers.scales import Scale
+from triglyph.units import Mpp
 
 CLASSES = (
     "Background",
@@ -38,7 +39,7 @@ CLASSES = (
     "Neoplastic cells",
 )
 """The channels of `masks.npy` from last to first."""
-SCALE = Scale(0.25, "declared 0.25 µm/px: 40x, by PanNuke's authors")
+SCALE = Scale(Mpp(0.25), "declared 0.25 µm/px: 40x, by PanNuke's authors")
 SETS = {"fold1": "valid", "fold2": "test", "fold3": "train"}
 BATCH = 50
 SIDE_PX, SLOT_PX = 256, 512

@@ -17,6 +17,7 @@ from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.readers.base import ReadOptions, SectionSource
 from triglyph.tissue.readers.nuclei import nuclei_draft, read_hdf, scale_of
 from triglyph.tissue.readers.scales import Scale
+from triglyph.units import Mpp
 
 FOLDER = "pathocell_hdf"
 CLASSES = (
@@ -37,7 +38,7 @@ CLASSES = (
     "Other cells",
 )
 """By number of `gt_ct_coarse`."""
-SCALE = Scale(0.5, "declared 0.5 µm/px: SpatialWhisperer's metadata, not checked by anybody")
+SCALE = Scale(Mpp(0.5), "declared 0.5 µm/px: SpatialWhisperer's metadata, not checked by anybody")
 
 
 class PathoCellReader:
