@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from triglyph.bench.audit.findings import gathered
 from triglyph.bench.audit.fitted import undeclared
 from triglyph.bench.audit.kinds import KINDS
 from triglyph.bench.audit.lookalikes import Profile, pair_scores
-from triglyph.bench.audit.subject import DeclaredSplit, Exposure, Fitted, SubjectInfo
+from triglyph.bench.audit.subject import DeclaredSplit, Exposure, Fitted, SubjectInfo, read_subject
 from triglyph.bench.audit.whole import audit_split
 from triglyph.bench.registry import PROTOCOLS
 from triglyph.tissue.split import Fold, Split, patient_folds
@@ -471,7 +472,7 @@ def test_two_ids_under_one_symbol_are_two_genes_and_the_symbol_is_either(cohort)
 
 
 @pytest.mark.parametrize(
-    "seen", [("P5-S0",), ("hest:p5_s0",), ("other:NCBI783",), ("hest:*",), ("hest:TENX95", "P5-S0")]
+    "seen", [("P5-S0",), ("hest:p5_s0",), ("other:NCBI783",), ("hest:*",), ("HEST-1k:*",), ("hest:TENX95", "P5-S0")]
 )
 def test_a_section_that_an_encoder_says_it_has_seen_fails(cohort, seen):
     source = {"platform": "hest", "files": {"table": {"path": "st/NCBI783.h5ad"}}}
@@ -480,6 +481,14 @@ def test_a_section_that_an_encoder_says_it_has_seen_fails(cohort, seen):
     audit = audit_split(renamed, split(cohort), subject_info=subject, tables=False)
     assert severities(audit, "seen-by-encoder") == ["fail"]
     assert "P5-S0" in said(audit, "seen-by-encoder")
+
+
+def test_a_converted_checkpoint_says_which_datasets_it_was_trained_on(cohort, tmp_path):
+    about = {"recipe": "published", "trained_on": ["HEST-1k"], "encoders": {}, "training_sections": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    made = cohort.with_(replace(cohort["P5-S0"], source={"platform": "hest"}))
+    audit = audit_split(made, split(cohort), subject_info=read_subject(tmp_path), tables=False)
+    assert said(audit, "seen-by-encoder") == "published was trained on sections tested here: P5-S0"
 
 
 def test_a_section_of_another_dataset_or_of_the_training_side_is_not_the_one_seen(cohort):

@@ -354,6 +354,8 @@ def test_lizard_and_pannuke_add_up_groups_and_leave_out_patches_of_dropped_class
 def test_skin_is_judged_over_all_test_tiles_at_once() -> None:
     assert tuple(kriegsmann.CLASSES.values()) == SKIN
     trial = sections({"a": [[0]] * 3, "b": [[0]] * 2}, ("",), set=["Test", "Test", "Train"])
+    for section in trial.test:
+        section.centres_um = np.full_like(section.centres_um, np.nan)  # tiles have no place
     trial.test[0].labels, trial.test[1].labels = np.array(["Dermis", "Vessels", "Vessels"]), np.array(["Dermis"] * 2)
     scores = {"a": np.zeros((3, 16)), "b": np.zeros((2, 16))}
     scores["a"][:, 1], scores["b"][:, 1] = [0.5, 0.3, 0.9], [0.4, 0.1]  # Dermis 0.5, 0.4, 0.1 over Vessels 0.3

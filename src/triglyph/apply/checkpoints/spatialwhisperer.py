@@ -45,8 +45,8 @@ CARD = HubCard(
     hub_id="Good-Lab/spatialwhisperer",
 )
 FILE = "spatialwhisperer.ckpt"
-TRAINED_ON = ("HEST-1k (384 human Visium sections)", "CELLxGENE Census", "ARCHS4/GEO")
-"""Of the published model; its validation rows are neighbours of its training rows."""
+TRAINED_ON = ("HEST-1k", "CELLxGENE Census", "ARCHS4")
+"""Datasets of the published model (of the first its 384 human Visium sections), which the audit looks for; its validation rows are neighbours of its training rows."""
 
 PREFIXES = {
     "encoders.text.bert.": "model.text_model.",

@@ -185,6 +185,10 @@ def _has_seen(encoder: Exposure, case: Case, section: str) -> bool:
     return False
 
 
+_DATASETS = {"hest": "HEST-1k", "census": "CELLxGENE Census", "archs4": "ARCHS4", "quilt": "Quilt-1M"}
+"""Reader -> the dataset that it reads."""
+
+
 def _called(case: Case, section: str) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]], bool]:
     """Names of a section, names of its dataset, and whether the manifest states the dataset."""
     names, datasets = {section}, set()
@@ -196,5 +200,6 @@ def _called(case: Case, section: str) -> tuple[set[tuple[str, ...]], set[tuple[s
     files = (f.get("path", "") for role, f in (source.get("files") or {}).items() if role in ("table", "image"))
     names |= {PurePosixPath(path).name.split(".")[0] for path in files}
     title = (source.get("metadata") or {}).get("dataset_title", "")
-    datasets |= {dataset, str(source.get("platform") or ""), str(title or "")}
+    platform = str(source.get("platform") or getattr(case.info(section), "platform", ""))
+    datasets |= {dataset, platform, str(title or ""), _DATASETS.get(platform, "")}
     return {plain(n) for n in names if n}, {plain(d) for d in datasets if d}, bool(dataset)

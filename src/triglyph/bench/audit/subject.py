@@ -175,7 +175,7 @@ def read_subject(folder: Path, *, cards: Mapping[str, Mapping[str, Any]] | None 
         inputs=inputs_of(protocols),
         input_genes=tuple(about.get("input_genes") or ()),
         target_genes=tuple(about.get("target_genes") or ()),
-        **of_encoders(encoders, cards or {}),
+        **_of_run(about, of_encoders(encoders, cards or {})),
     )
 
 
@@ -249,6 +249,13 @@ def of_encoders(names: Iterable[str], cards: Mapping[str, Mapping[str, Any]]) ->
     exposures = [Exposure.of_card(cards[n]) if n in cards else Exposure(encoder=n) for n in names]
     windows = [w for n in names if n in cards and (w := _window(cards[n])) is not None]
     return {"encoders": tuple(exposures), "window_um": max(windows, default=None)}
+
+
+def _of_run(about: Mapping[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
+    """What its encoders have seen, and the datasets that a converted checkpoint names as its own training data."""
+    named = tuple(str(dataset) for dataset in about.get("trained_on") or ())
+    own = (Exposure(encoder=str(about.get("recipe") or "the checkpoint"), pretrained_on=named),) if named else ()
+    return {**encoders, "encoders": (*encoders["encoders"], *own)}
 
 
 def _window(card: Mapping[str, Any]) -> float | None:
