@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triglyph.tissue.section import Section
 
 UNDECIDED = "#8A9099"
+STRANGE = "out of distribution"
 
 
 def palette_of(classes: Sequence[str]) -> dict[str, str]:
@@ -45,7 +46,10 @@ def annotation_picture(section: Section, annotation: Annotation, palette: Mappin
     low, high = section.centres_um.min(axis=0), section.centres_um.max(axis=0)
     width, height = high - low + 3 * (section.info.pitch_um or section.location_um)
     panel = 3.9
-    tall = min(max(panel * float(height / width), 2.4), 5.6)
+    entries = _entries(a)
+    # The legend may be taller than the tissue: nothing is left of panels that it is squeezed beside.
+    listed = sum(0.14 * (1 + label.count("\n")) + 0.09 for _, label in entries) + 0.4
+    tall = max(min(max(panel * float(height / width), 2.4), 5.6), listed)
     pictured = any(i.name == "he" and i.role == "full" for i in section.info.images)
     whose = f"Section {section.id}, patient {section.patient}"
     with styled():
@@ -63,7 +67,7 @@ def annotation_picture(section: Section, annotation: Annotation, palette: Mappin
         draw_crosses(labelled, section, a.strange)
         told = f"{'Calibrated' if a.about['calibration'] else 'Zero-shot'} labels from {_source(a)}"
         labelled.set_title(told if pictured else f"{whose}\n{told}")
-        _legend(panels[-1], a, palette)
+        _legend(panels[-1], a, entries, palette)
         figure.supxlabel("\n".join(textwrap.wrap(_words(a), 125 if pictured else 74)), x=0.01, ha="left", fontsize=7)
         return png(figure, dpi=160)
 
@@ -72,27 +76,28 @@ def _source(a: Annotation) -> str:
     return "the image" if a.about["modality"] == "image" else "gene expression"
 
 
-def _legend(axes: Axes, a: Annotation, palette: Mapping[str, str]) -> None:
-    """Every class with its share of the locations that were looked at, then what the marks mean."""
+def _entries(a: Annotation) -> list[tuple[str, str]]:
+    """(class, its line of the legend, with its share of the locations that were looked at), then what marks mean."""
+    counts, n = a.counts(), max(1, int(a.present.sum()))
+    found = [(c, c, counts[c]) for c in a.classes]
+    if a.about["abstain"]:
+        found.append((UNSURE, UNSURE, counts[UNSURE]))
+    if a.about["strange"]:
+        found.append((STRANGE, STRANGE, int(a.strange.sum())))
+    # A share stays in one line: the space before its sign does not break.
+    return [(k, textwrap.fill(f"{name}  {100 * count / n:.1f}\N{NO-BREAK SPACE}%", 30)) for k, name, count in found]
+
+
+def _legend(axes: Axes, a: Annotation, entries: Sequence[tuple[str, str]], palette: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     axes.set_axis_off()
-    n, counts = max(1, int(a.present.sum())), a.counts()
-    dot: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 7}
-
-    def entry(name: str, count: int, **mark: Any) -> Line2D:
-        share = f"{100 * count / n:.1f}" if count else "0"
-        return Line2D([], [], label=f"{textwrap.fill(name, 24)}  {share} %", **{**dot, **mark})
-
-    handles = [entry(c, counts[c], color=palette[c]) for c in a.classes]
-    if a.about["abstain"]:
-        handles.append(
-            entry(UNSURE, counts[UNSURE], markerfacecolor="white", markeredgecolor=palette[UNSURE], markeredgewidth=1.0)
-        )
-    if a.about["strange"]:
-        handles.append(
-            entry("out of distribution", int(a.strange.sum()), marker="x", color=INK, markersize=6, markeredgewidth=1.2)
-        )
+    ring: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": palette[UNSURE], "markeredgewidth": 1.0}
+    cross: dict[str, Any] = {"marker": "x", "color": INK, "markersize": 6, "markeredgewidth": 1.2}
+    handles = []
+    for key, label in entries:
+        mark = ring if key == UNSURE else cross if key == STRANGE else {"color": palette[key]}
+        handles.append(Line2D([], [], label=label, **{"marker": "o", "linestyle": "", "markersize": 7, **mark}))
     legend = axes.legend(
         handles=handles,
         loc="center left",
@@ -101,7 +106,7 @@ def _legend(axes: Axes, a: Annotation, palette: Mapping[str, str]) -> None:
         handletextpad=0.3,
         borderaxespad=0,
         labelspacing=0.7,
-        title=f"of {n:,} locations",
+        title=f"of {a.present.sum():,} locations",
         title_fontsize=8,
         alignment="left",
     )

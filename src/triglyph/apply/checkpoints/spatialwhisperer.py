@@ -46,7 +46,8 @@ CARD = HubCard(
 )
 FILE = "spatialwhisperer.ckpt"
 TRAINED_ON = ("HEST-1k", "CELLxGENE Census", "ARCHS4")
-"""Datasets of the published model (of the first its 384 human Visium sections), which the audit looks for; its validation rows are neighbours of its training rows."""
+"""Datasets of the published model (of the first its 384 human Visium sections), which the audit looks for. Its
+validation rows are neighbours of its training rows."""
 
 PREFIXES = {
     "encoders.text.bert.": "model.text_model.",
