@@ -114,7 +114,7 @@ def test_a_batch_holds_handfuls_of_sections_and_a_section_has_its_share_over_the
             np.add.at(seen, rows, 1)
     assert len(batches) == 5
     for name, size in zip(*np.unique(SECTIONS, return_counts=True), strict=True):
-        mine = seen[SECTIONS == name]
+        mine = seen[name == SECTIONS]
         assert mine.sum() == pytest.approx(40 * size, abs=0.15 * 40 * size + 5)
         assert mine.max() - mine.min() <= 12 if size > 5 else mine.min() > 0
 

@@ -8,6 +8,7 @@
     metrics.csv            one line per epoch
     model/                 the release, once finished
     manifest.json          once finished
+    reference/<modality>/, calibrations/<name>.json    what `triglyph annotate` learnt of the training sections
 
 A checkpoint states how long the logs were when it was made. Resuming cuts them there, so no line is lost or doubled,
 whenever the process was killed.
