@@ -63,7 +63,7 @@ class NearestLocations(Learner):
 def on_the_spots_of(trial: Trial, random: Trial) -> Trial:
     """The trial, tested only where the random split tests: which spots are scored is then no difference."""
     parts = {p.id: p for p in random.test}
-    return replace(trial, test=tuple(parts[s.id] for s in trial.test), memo={})
+    return replace(trial, test=tuple(parts[s.id] for s in trial.test))
 
 
 def mean_over_patients(trials: Sequence[Trial], fit: Fit, protocol: Protocol, metric: str) -> float:

@@ -116,7 +116,10 @@ def their_modules() -> Iterator[dict[str, type]]:
 
 
 def checkpoint(state: dict[str, torch.Tensor], **changes: Any) -> dict[str, Any]:
-    """What Lightning saves beside the tensors; call it, and save, inside `their_modules`. `a__b` changes a field."""
+    """What Lightning saves beside the tensors; call it, and save, inside `their_modules`.
+
+    `a__b` changes a field; `...` leaves it out.
+    """
     word, position = "model.text_model.embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
     hidden, dim = state[word].shape[1], len(state["model.discriminator.text_block.feature_block_ln.bias"])
     fields: dict[str, dict[str, Any]] = {
@@ -154,6 +157,8 @@ def checkpoint(state: dict[str, torch.Tensor], **changes: Any) -> dict[str, Any]
     for change, value in changes.items():
         part, _, name = change.partition("__")
         fields[part][name] = value
+        if value is ...:
+            del fields[part][name]
     classes = {name: getattr(sys.modules[module], name) for name, module in CLASSES.items()}
     config = classes["TranscriptomeTextDualEncoderConfig"](
         **fields["own"],

@@ -278,6 +278,17 @@ def test_empty_locations_are_no_copies_of_each_other(cohort):
     assert any(u.name == "same-section-twice" and "too few counts" in u.why for u in audit.unchecked)
 
 
+def test_sections_without_genes_are_named_where_counts_were_compared(cohort):
+    bare = replace(cohort["P5-S0"], counts=sp.csr_matrix((196, 0)), symbols=(), ensembl_ids=())
+    audit = audit_split(cohort.with_(bare), split(cohort))
+    assert {"same-section-twice", "near-duplicates"} <= set(audit.checked)
+    why = {u.name: u.why for u in audit.unchecked if "no genes" in u.why}
+    assert why == {
+        "same-section-twice": "counts: no genes in P5-S0",
+        "near-duplicates": "expression: no genes in P5-S0",
+    }
+
+
 def test_one_image_at_one_place_is_one_section_and_beside_it_one_slide(cohort):
     here, there = (replace(cohort[s], images=(image(),)) for s in ("P0-S0", "P5-S0"))
     audit = audit_split(cohort.with_(here, there), split(cohort), tables=False)

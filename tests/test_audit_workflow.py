@@ -20,6 +20,7 @@ from support import SHARED, needs_shared
 from triglyph.bench.audit.kinds import KINDS
 from triglyph.bench.audit.subject import Exposure, read_recipe, read_subject
 from triglyph.bench.audit.whole import audit_split
+from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.cli import main
 from triglyph.encoders.base import FUNCTIONAL, EncoderCard
 from triglyph.errors import ContractError, SourceError, SplitError
@@ -153,6 +154,19 @@ def test_a_bench_run_says_its_protocols_and_what_they_read(tmp_path):
     assert found.inputs == ("text",)
     assert found.protocols[0]["name"] == "p"
     assert found.encoders == (Exposure(encoder="stain-texture"),)
+
+
+def test_probes_of_captions_are_told_from_probes_of_images_by_their_cards_and_their_rows(tmp_path):
+    text, image = (LinearProbe(modality=m) for m in ("text", "image"))
+    assert text.stamp != image.stamp
+
+    def inputs(name, *of, **more):
+        cards = {p.stamp: p.card().model_dump(mode="json") for p in of}
+        return read_subject(run_folder(tmp_path / name, kind="bench", protocols=cards, **more)).inputs
+
+    assert inputs("text", text) == ("text",)
+    assert inputs("image", image) is None  # the card does not say; captions are then advised on
+    assert inputs("rows", image, inputs=["image"]) == ("image",)
 
 
 @pytest.mark.parametrize(

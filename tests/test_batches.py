@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triglyph.errors import ContractError, RecipeError
-from triglyph.training.batches import Batches
+from triglyph.training.batches import Batches, _handfuls
 
 GROUPS = np.array(["image+expression"] * 50 + ["expression+text"] * 30 + ["image+expression+text"] * 20)
 
@@ -117,6 +117,19 @@ def test_a_batch_holds_handfuls_of_sections_and_a_section_has_its_share_over_the
         mine = seen[name == SECTIONS]
         assert mine.sum() == pytest.approx(40 * size, abs=0.15 * 40 * size + 5)
         assert mine.max() - mine.min() <= 12 if size > 5 else mine.min() > 0
+
+
+def test_a_handful_holds_no_row_twice_before_it_holds_its_whole_section() -> None:
+    batches = Batches(GROUPS[:1].repeat(100), batch_size=20, seed=0, sections=SECTIONS, sections_per_batch=4)
+    rng, sizes = np.random.default_rng(3), dict(zip(*np.unique(SECTIONS, return_counts=True), strict=True))
+    for epoch in range(10):
+        for rows in batches._order(epoch).reshape(-1, batches.handful):
+            assert len(set(rows.tolist())) == min(batches.handful, sizes[SECTIONS[rows[0]]])
+    for n, size in [(7, 5), (3, 8), (4, 4), (37, 5), (5, 64)]:
+        drawn = _handfuls(rng, np.arange(n), 9, size)
+        often = np.stack([np.bincount(line, minlength=n) for line in drawn])
+        assert np.ptp(often, axis=1).max() <= 1
+        assert np.ptp(often.sum(axis=0)) <= 1
 
 
 def test_handfuls_of_sections_keep_the_mixture_of_groups() -> None:

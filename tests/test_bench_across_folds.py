@@ -7,6 +7,7 @@ import pytest
 
 from triglyph.bench.across_folds import SPREAD, across_folds, over_patients
 from triglyph.bench.null import NULL, NULL_HIGH
+from triglyph.bench.table import tabulate
 from triglyph.metrics.result import Result
 
 
@@ -86,3 +87,25 @@ def test_a_patient_of_several_folds_counts_once_and_few_patients_have_no_interva
     assert found[0].n_units == 2
     assert found[0].ci_low is None
     assert over_patients([r for r in rows if r.fold == "1"]) == []
+
+
+def test_a_table_says_how_many_folds_and_patients_its_means_are_over():
+    rows = [
+        *folds_of(0.1, 0.3, 0.2, aggregation="per-section"),
+        *(of_patient(str(i), f"P{i}", 0.2) for i in range(3)),
+    ]
+    other = [r.model_copy(update={"model": "other"}) for r in rows if r.fold != "2"]
+    both = [*rows, *other]
+    means = [*across_folds(both), *over_patients(both)]
+
+    def told(shown):
+        (table,) = tabulate(shown)
+        return {table.cells(line)[2] for line in table.lines}, [n for n in table.notes() if "different" in n]
+
+    said = "means over different {}, not to be held against each other: fake 3, other 2"
+    assert told(means) == (
+        {"folds of per-section (2 to 3 folds)", "patients of all folds (2 to 3 patients)"},
+        [said.format("folds"), said.format("patients")],
+    )
+    assert told([r for r in means if r.model == "fake"])[1] == []
+    assert told(rows[:1])[0] == {"per-section"}

@@ -19,7 +19,7 @@ STAMP = "linear-probe/1/aaaaaaaa"
 def row(model, patient, value, **other):
     """A row of a patient, in the fold of that name's last letter."""
     base = {
-        "task": "labels", "protocol": STAMP, "metric": "auroc", "value": value, "model": model, "role": "method",
+        "task": "linear-probe", "protocol": STAMP, "metric": "auroc", "value": value, "model": model, "role": "method",
         "split": "folds", "level": "patient", "direction": "expression->label", "fold": patient[-1], "group": patient,
         "aggregation": "per-patient", "n": 100, "n_gallery": 100,
     }  # fmt: skip
@@ -160,7 +160,16 @@ def test_labels_read_off_an_image_and_off_expression_are_one_question_and_each_s
     # One model asked twice is two, as one that differs between runs is.
     (twice,) = comparisons({"a": rows("m", values["ours"]), "b": rows("m", values["theirs"], direction="image->label")})
     assert (twice.paired.a, twice.paired.b) == ("m @ a", "m @ b")
-    words = [rows(m, values[m], direction=f"text->{d}") for m, d in (("ours", "image"), ("theirs", "expression"))]
+    # Mixing stands beside biology, so what tells batches is no other question either.
+    mixed = [
+        rows(m, values[m], task="batch-effect", metric="ilisi", direction=f"{d}->section")
+        for m, d in (("ours", "expression"), ("theirs", "image"))
+    ]
+    assert [c.quantity.direction for c in comparisons({"a": mixed[0], "b": mixed[1]})] == ["section"]
+    words = [
+        rows(m, values[m], task="zero-shot", direction=f"text->{d}")
+        for m, d in (("ours", "image"), ("theirs", "expression"))
+    ]
     assert comparisons({"a": words[0], "b": words[1]}) == []
 
 

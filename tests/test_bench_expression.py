@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import RidgeCV
+from sklearn.neighbors import KNeighborsRegressor
 
 from bench_fakes import FakeModel, FakeSection, trial
 from triglyph.bench.ceilings.expression import expression_ceilings
@@ -289,6 +290,36 @@ def test_aligned_position_knows_a_copy_that_lies_otherwise_and_nothing_without_a
     assert protocol.run(subject, made) == []
 
 
+def test_parts_are_aligned_by_their_whole_sections_and_those_of_one_section_lie_as_they_are():
+    one, other = FakeSection("a", "p"), FakeSection("b", "p")
+    other.state = one.state
+    other.centres_um = turned(one.centres_um, 90)
+    one.info = other.info = SimpleNamespace(block="one")
+    left, right = np.arange(60), np.arange(60, 196)
+    test, made = Part(one, left), []
+    for seen in (Part(one, right, training=True), Part(other, right, training=True)):
+        of = Trial((seen,), (test,), {"a": "p", "b": "p"}, "made")
+        targets = Expression(**QUICK).targets(of)
+        guess, there = AlignedPosition(Stain()).learn(targets)(test)
+        assert there.all()
+        centres = one.centres_um[right]  # where either part lies in the frame of the tested section
+        near = KNeighborsRegressor(8, weights="distance").fit(centres, targets[seen][0])
+        made.append((guess, near.predict(test.centres_um)))
+    np.testing.assert_allclose(*made[0])
+    assert np.median(np.abs(made[1][0] - made[1][1])) < 0.1 * made[1][1].std()  # refined to a third of a pitch
+
+
+def test_sections_that_do_not_overlap_by_half_are_not_laid_onto_each_other():
+    large, small = FakeSection("a", "p"), FakeSection("b", "p", side=4)
+    stains = [s.state[:, :3] for s in (large, small)]
+    assert place(large.centres_um, stains[0], onto_um=small.centres_um, onto_stain=stains[1]) is None
+    made = Trial((large,), (small,), {"a": "p", "b": "p"}, "made")
+    large.info = small.info = SimpleNamespace(block="one")
+    guess, there = AlignedPosition(Stain()).learn(Expression(**QUICK).targets(made))(small)
+    assert not there.any()
+    assert np.isnan(guess).all()
+
+
 # ---- measures
 
 
@@ -360,7 +391,7 @@ def test_permuting_locations_changes_nothing():
     order = np.random.default_rng(0).permutation(len(made.test[0].centres_um))
     section = made.test[0]
     section.centres_um, section.counts = section.centres_um[order], section.counts[order]
-    after = protocol.run(Subject("half", Fixed([1])), replace(made, memo={}))
+    after = protocol.run(Subject("half", Fixed([1])), replace(made))
     for a, b in zip(before, after, strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-9) if a.value is not None else b.value is None
 

@@ -214,7 +214,7 @@ def test_alpha_is_never_chosen_by_test_sections():
     protocol = HestAlphaCv(genes=GENES, n_components=30)
     before = pooled(protocol.run(Subject("wide", model), made), "mse").value
     shuffled = replace(made, test=(*made.test, FakeSection("test9.0", "other", seed=3)))
-    shuffled = replace(shuffled, patients={**made.patients, "test9.0": "other"}, memo={})
+    shuffled = replace(shuffled, patients={**made.patients, "test9.0": "other"})
     after = protocol.run(Subject("wide", model), shuffled)
     assert one(after, metric="mse", aggregation="per-section", group="test0.0").value == pytest.approx(before)
 

@@ -17,6 +17,7 @@ from triglyph.bench.contracts import Subject
 from triglyph.bench.labels.learning_curve import LearningCurve
 from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.labels.probes import FORMS, LAMBDAS, fit_frobenius, fit_probe, set_aside
+from triglyph.bench.protocol import FoldError
 from triglyph.bench.registry import protocol
 from triglyph.errors import ContractError, RecipeError
 
@@ -273,6 +274,18 @@ def test_a_modality_that_the_subject_lacks_and_tests_without_labels_are_refused(
         section.labels[:] = ""
     with pytest.raises(ContractError, match="no test section has labels"):
         protocol(name).run(SUBJECT, made)
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_features_that_are_missing_where_labels_are_is_said_of_the_subject_and_not_of_the_fold(side):
+    class Partial(FakeModel):
+        def embed(self, section, modality):
+            values, present = super().embed(section, modality)
+            return values, present & (not section.id.startswith(side))
+
+    with pytest.raises(ContractError, match="partial has no features at labelled locations") as error:
+        protocol("knn-20").run(Subject("partial", Partial()), trial())
+    assert not isinstance(error.value, FoldError)
 
 
 @pytest.mark.parametrize("name", ["linear-probe", "knn-20", "simpleshot", "learning-curve", "label-retrieval"])

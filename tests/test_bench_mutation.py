@@ -70,7 +70,7 @@ def cohort(train=16, test=12, *, sections_each=1, seed=0, side=7):
 
 def known(made, labels):
     table = pd.DataFrame({"mutation": labels})
-    return attach(replace(made, memo={}), Tables(table, pd.DataFrame({"patient": made.patients})))
+    return attach(replace(made), Tables(table, pd.DataFrame({"patient": made.patients})))
 
 
 def run(made, labels, model=None, name="fake", **options):

@@ -115,6 +115,11 @@ def test_a_model_trained_on_the_section_is_judged_only_if_trained_on_this_fold(t
         replace(trial, val=("a1",)).levels(same)
 
 
+def test_what_was_computed_on_a_trial_is_not_taken_over_by_one_made_of_it(trial):
+    trial.memo["targets"] = "of all genes"
+    assert replace(trial, test=trial.test[:1]).memo == {}
+
+
 def test_a_part_of_a_section_that_nobody_trained_on_is_of_its_patients_level(cohort):
     fold = Fold(train=("a1",), test=("c1",), test_locations={"c1": left_half(cohort["c1"])})
     trial = Trial.of(cohort, Split(name="s", level="patient", folds=(fold,)))

@@ -14,6 +14,7 @@ import torch
 
 import small
 from triglyph.bench.contracts import Subject, Trial
+from triglyph.bench.labels.linear_probe import LinearProbe
 from triglyph.bench.protocol import FoldError
 from triglyph.bench.refits import ShuffledRefits
 from triglyph.bench.retrieval import Retrieval
@@ -75,7 +76,9 @@ def test_all_takes_every_protocol_that_applies_and_says_what_it_leaves_out(cohor
     out = run(cohort, tmp_path / "run", name="all", baselines=False)
     labels = {"linear-probe", "knn", "few-shot", "clustering", "label-retrieval", "batch-effect"}
     assert {r.task for r in read_results(out)} == {*labels, "expression"}
-    left_out = json.loads((out / "manifest.json").read_text())["left_out"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    left_out = manifest["left_out"]
+    assert manifest["inputs"] == ["image"]  # as for an audit of the run
     assert "retrieval: needs two modalities" in left_out
     printed, table = capsys.readouterr().out, (out / "table.md").read_text()
     assert all(f"- {note}" in table for note in left_out)
@@ -107,6 +110,20 @@ def test_a_fold_that_lacks_what_a_protocol_needs_is_left_out_in_words_and_the_re
     with pytest.raises(FoldError, match="only one section"):
         run(cohort, tmp_path / "other", name="batch-effect", split=split_of(cohort, "ones", *([s] for s in cohort.ids)))
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["run"]
+
+
+def test_a_run_of_which_only_baselines_were_judged_is_refused(cohort, tmp_path, monkeypatch):
+    whole = LinearProbe.run
+
+    def lacking(self, subject, trial):
+        if subject.name == "toy":
+            raise FoldError("toy lacks something")
+        return whole(self, subject, trial)
+
+    monkeypatch.setattr(LinearProbe, "run", lacking)
+    with pytest.raises(FoldError, match="toy lacks something"):
+        run(cohort, tmp_path / "run", name="linear-probe")
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_are_found_by_fingerprint_too_and_an_ambiguous_name_is_refused(cohort, tmp_path):

@@ -138,6 +138,23 @@ def test_the_ceilings_are_what_knowing_the_rates_gives(depth):
         assert found.mean() == pytest.approx(reached.mean(), abs=0.02)
 
 
+def test_many_small_sections_have_the_pooled_ceiling_of_their_locations():
+    rng = np.random.default_rng(2)
+    made = trial(1, 20, side=3, genes=50)
+    logs, rates = [], []
+    for s in (*made.train, *made.test):
+        rate = 0.3 * np.exp(0.7 * rng.normal(size=(9, 50)) - 0.245)
+        s.counts = sp.csr_matrix(rng.poisson(rate))
+        logs.append(np.log1p(s.counts.toarray()))
+        rates.append(np.log1p(rng.poisson(rate, (2000, 9, 50))).mean(axis=0))
+    known = mean_defined(pearson(np.concatenate(rates[1:]), np.concatenate(logs[1:]))).value
+    protocol = HestBenchmark(genes=tuple(f"G{i:02d}" for i in range(50)), genes_chosen_on="elsewhere", n_boot=20)
+    rows = ceiling_rows(protocol, made, FakeModel())
+    assert value(rows, COUNTING, "pearson", aggregation="pooled") == pytest.approx(known, abs=0.03)
+    own = [noise_free_pearson(x, log_noise(s.counts)) for x, s in zip(logs[1:], made.test, strict=True)]
+    assert value(rows, COUNTING, "pearson") == pytest.approx(np.mean([mean_defined(r).value for r in own]))
+
+
 def test_counts_of_equal_rates_hold_next_to_nothing_to_be_predicted():
     counts = np.random.default_rng(3).poisson(40.0, (1600, 40))
     assert noise_free_pearson(np.log1p(counts), log_noise(counts)).mean() < 0.12

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+import tracemalloc
 import types
+from collections import Counter
 from pathlib import Path
 
 import anndata as ad
@@ -21,10 +24,12 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.pyramid import write_pyramid
 from triglyph.tissue.readers import archs4, census
 from triglyph.tissue.readers.anndata import AnnDataReader
-from triglyph.tissue.readers.base import ReadOptions
+from triglyph.tissue.readers.base import Notes, ReadOptions
 from triglyph.tissue.readers.captioning import Template, caption_draft, read_captions
 from triglyph.tissue.readers.hest import HestReader
+from triglyph.tissue.readers.pairs import read_pairs
 from triglyph.tissue.readers.row_files import read_excluded
+from triglyph.workflows.read import read
 from vendor_layouts import hest_folder
 
 GENES = [f"ENSG{i:011d}" for i in range(1, 31)]
@@ -81,12 +86,13 @@ def test_archs4_gives_every_wanted_profile_once_and_no_donor_two_patients(
 ) -> None:
     path, counts = bulk
     monkeypatch.setattr(archs4, "BLOCK_BYTES", 800)  # several blocks a section
-    excluded = read_excluded(text_file(tmp_path / "test_set.txt", "GSM4  # Human Disease\n\nGSE30\n"))
+    excluded = read_excluded(text_file(tmp_path / "test_set.txt", "\ufeffGSM4  # Human Disease\n\nGSE30\ngse9\n"))
     said = options(tmp_path, exclude=excluded, min_genes=10, samples_per_section=size)
     reader, seen, patient_of = archs4.Archs4Reader(), {}, {}
     for section in reader.discover(path, said):
         draft = check_draft(reader.read(section, said), where=path)
         assert not draft.placed
+        assert draft.source["notes"][0] == "test_set.txt excluded 2 of 10 samples by 2 of 3 names"
         assert "series" in draft.source["patient_source"]
         for name, row in zip(draft.table.obs_names, draft.table.to_df().to_numpy(), strict=True):
             assert seen.setdefault(name, row) is row
@@ -112,6 +118,9 @@ def test_archs4_refuses_other_files_and_sections_of_nothing(bulk: tuple[Path, np
         reader.discover(tmp_path / "old.h5", said)
     with pytest.raises(SourceError, match="names nothing"):
         read_excluded(text_file(tmp_path / "empty.txt", "# none\n"))
+    listed = text_file(tmp_path / "list.txt", "gse9\nGSM4.1\n")  # as a whole word, or not at all
+    with pytest.raises(RecipeError, match="none of the 2 names is in the sources: 'GSM4.1', 'gse9'"):
+        read([bulk[0]], out=tmp_path / "cohort", platform="archs4", exclude=listed)
 
 
 # ---- the Census
@@ -223,6 +232,7 @@ def test_pseudobulks_are_sums_over_cells_with_identical_metadata(
     for section in sections:
         draft = check_draft(reader.read(section, said), where=path)
         expected = brute_pseudobulks(table, section.section_id, 14)
+        assert "excluded.txt excluded 1 of 3 datasets by 1 of 1 names" in draft.source["notes"]
         obs = draft.table.obs
         keys = list(zip(obs["assay"], obs["cell_type"], obs["sex"], strict=True))
         assert sorted(keys) == sorted(expected)
@@ -240,6 +250,58 @@ def test_pseudobulks_are_sums_over_cells_with_identical_metadata(
             value = mean / mean.sum() * 1e4 / np.array([vocabulary.medians[g] for g in GENES])
             order = np.lexsort((np.arange(30), -np.round(value, 9)))[: int((mean > 0).sum())]
             assert tokens.ids[i, : tokens.lengths[i]].tolist() == (order + 2).tolist()
+
+
+def test_groups_of_cells_take_memory_by_columns_and_keep_their_names() -> None:
+    n, k = 20_000, 12
+    codes = np.random.default_rng(0).integers(-1, 3, (n, k))
+    codes[:, 2:] = codes[:, :1]  # few groups
+    words = [f"{c} {'a long description ' * 3}" for c in "zya"]
+    columns = [f"c{j:02d}" for j in range(k)]
+    obs = pd.DataFrame({c: pd.Categorical.from_codes(codes[:, j], words) for j, c in enumerate(columns)})
+
+    class One(census.Cells):
+        """Every cell has one count of one gene."""
+
+        def __init__(self) -> None:
+            self.obs, self.symbols, self.ensembl_ids = obs, np.array(["G"], object), np.array([GENES[0]], object)
+
+        def counts(self, rows: np.ndarray) -> sp.csr_matrix:
+            return sp.csr_matrix(np.ones((len(rows), 1), int))
+
+    tracemalloc.start()
+    found = census.pseudobulks(One(), np.arange(n), columns, least=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500 * n  # a joined key takes 3 kB
+    keys = Counter("\x1f".join("" if c < 0 else words[c] for c in row) for row in codes)
+    assert found.obs["n_cells"].tolist() == found.counts.toarray()[:, 0].tolist() == [keys[key] for key in sorted(keys)]
+    assert found.obs.index.tolist() == [f"pb-{hashlib.sha256(key.encode()).hexdigest()[:12]}" for key in sorted(keys)]
+    assert ["\x1f".join(row) for row in found.obs[columns].to_numpy()] == sorted(keys)
+
+
+def test_a_dense_table_is_read_in_stretches_of_bounded_bytes(
+    cells: tuple[Path, ad.AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ad.AnnData(cells[1].raw.X.toarray(), obs=cells[1].obs, var=cells[1].raw.var)
+    table.write_h5ad(tmp_path / "dense.h5ad")
+    monkeypatch.setattr(census, "DENSE_BYTES", 5 * len(GENES) * 4)
+    rows, read_rows = np.r_[0:60:3, 60:80, 119], []
+
+    class Stretches:
+        """Notes how many rows are read at once."""
+
+        def __init__(self, matrix: h5py.Dataset) -> None:
+            self.matrix, self.shape, self.dtype = matrix, matrix.shape, matrix.dtype
+
+        def __getitem__(self, key: slice) -> np.ndarray:
+            read_rows.append(len(found := self.matrix[key]))
+            return found
+
+    with census.opened(tmp_path / "dense.h5ad", options(tmp_path), Notes()) as dense:
+        dense._matrix = Stretches(dense._matrix)
+        np.testing.assert_array_equal(dense.counts(rows).toarray(), table.X[rows])
+    assert max(read_rows) <= 5
 
 
 def test_the_census_without_its_package_or_with_normalised_counts_is_refused_in_words(
@@ -273,6 +335,21 @@ def test_templates_drop_clauses_and_leave_rows_without_what_they_need() -> None:
     for text in ("no field", "{a}[ of {b}", "{a} [[{b}]]", "{}", "{a"):
         with pytest.raises(RecipeError, match="not a template"):
             Template(text)
+
+
+def test_values_become_words_without_losing_digits(tmp_path: Path) -> None:
+    lines = ['{"n": 9007199254740993, "x": 0.5, "flag": true, "tags": ["é", 1], "who": "12"}', '{"n": null, "x": NaN}']
+    rows = read_pairs(text_file(tmp_path / "t.jsonl", "\ufeff" + "\n".join(lines))).rows
+    assert rows.iloc[0].tolist() == ["9007199254740993", "0.5", "true", '["é", 1]', "12"]
+    assert rows.iloc[1].tolist() == [""] * 5
+    numbers = {np.float64: [1234567.0, 0.123456789, 54.0, np.nan], np.float32: [1234567.0, 0.1, -3.0, np.inf]}
+    words = [["1234567", "0.123456789", "54", ""], ["1234567", "0.1", "-3", "inf"]]
+    for (kind, values), expected in zip(numbers.items(), words, strict=True):
+        obs = pd.DataFrame({"number": np.array(values, kind)}, index=list("abcd"))
+        obs["category"] = pd.Categorical(obs["number"])
+        for column in obs:
+            draft = unplaced(tmp_path, ad.AnnData(np.ones((4, 1)), obs=obs), caption_template=(f"value {{{column}}}",))
+            assert draft.table.obs["caption"].tolist() == [f"value {word}" if word else "" for word in expected]
 
 
 def unplaced(tmp_path: Path, table: ad.AnnData, **said: object) -> object:

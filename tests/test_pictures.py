@@ -176,18 +176,40 @@ def test_what_became_of_a_file_since_is_said_by_its_name(tmp_path: Path) -> None
         section.location_windows().read(0, 64, 1.75)
 
 
-def test_one_picture_on_both_sides_is_found_by_its_bytes_whatever_it_is_called(tmp_path: Path) -> None:
+def test_pictures_on_both_sides_are_found_by_their_bytes_whatever_they_are_called(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    names = ["a.png", "b.png", "c.png", "copy-of-b.png"]
-    for seed, name in enumerate(names[:3]):
+    names = [f"{i}.png" for i in range(9)]
+    for seed, name in enumerate(names):
         picture(folder / name, (160, 140), seed=seed)
-    (folder / names[3]).write_bytes((folder / names[1]).read_bytes())
+    for i in range(3):
+        (folder / f"copy-{i}.png").write_bytes((folder / names[i]).read_bytes())
     cohort = Cohort.create(tmp_path / "cohort")
-    cohort.add(pictured(folder, [{"picture": "a.png"}, {"picture": "b.png"}], name="S0"))
-    cohort.add(pictured(folder, [{"picture": "c.png"}, {"picture": "copy-of-b.png"}], name="S1"))
+    for name, files in {
+        "S0": [*names[:4], "1.png"],
+        "copied": ["copy-0.png", "copy-1.png", "copy-2.png", "4.png"],
+        "blank": ["copy-0.png", "5.png"],
+        "own": ["6.png", "7.png"],
+    }.items():
+        cohort.add(pictured(folder, [{"picture": f} for f in files], name=name))
+
+    def audited(level: Any = "patient", **fold: Any) -> Any:
+        return audit_split(cohort, Split(name="x", level=level, folds=(Fold(name="0", train=("S0",), **fold),)))
+
+    found = audited(test=("copied", "blank", "own"))
+    copied, blank = found.named("same-section-twice")
+    assert (copied.severity, blank.severity) == ("fail", "advise")  # one file may be an empty tile
+    assert "3 of the 4 picture files of section copied" in copied.what
+    assert "1 of the 2 picture files of section blank" in blank.what
+    assert "same-section-twice" in found.checked
+    assert not [u for u in found.unchecked if u.name == "same-section-twice"]
+    # Of a divided section, only what lies on the two sides is compared.
+    (within,) = audited("within-section", test=("S0",), test_locations={"S0": ("r0", "r1")}).named("same-section-twice")
+    assert "1 of the 2 picture files of the tested part of S0" in within.what
+    apart = audited("within-section", test=("S0",), test_locations={"S0": ("r0",)})
+    assert "same-section-twice" in apart.checked
+    assert not apart.named("same-section-twice")
+    # Pictures and counts cannot be compared with each other.
     cohort.add(small.draft("S2", patient="P2"))
-    fold = Fold(name="0", train=("S0", "S2"), test=("S1",))
-    found = audit_split(cohort, Split(name="x", level="patient", folds=(fold,)))
-    (finding,) = found.named("same-section-twice")
-    assert "1 of the 2 picture files of section S1" in finding.what
-    assert "same-section-twice" in found.checked  # counts of the section that has genes
+    mixed = audited(test=("own", "S2"))
+    assert {u.why for u in mixed.unchecked if u.name == "same-section-twice"} == {"counts: no genes in S0"}
+    assert not audited(test=("S2",)).checked.count("same-section-twice")

@@ -133,6 +133,27 @@ def test_an_embedding_of_a_table_is_judged_patient_by_patient(path, tmp_path):
     assert manifest["subject"] == {"embedding": "mine", "obsm": "mine", "modality": "image"}
 
 
+def test_all_leaves_out_what_a_table_without_counts_and_a_patient_without_labels_cannot_show(tmp_path, monkeypatch):
+    one_community = lambda x, *, resolutions, **_: {r: np.zeros(len(x)) for r in resolutions}  # noqa: E731
+    monkeypatch.setattr("triglyph.bench.labels.clustering.leiden", one_community)
+    made = table(patients=3)
+    made.X = made.X * 0.5
+    made.obs.loc[made.obs["who"] == "P0", "kind"] = ""
+    made.write_h5ad(tmp_path / "cells.h5ad")
+    options = {**OPTIONS, "label_column": "kind", "baselines": False}
+    out = bench_run("all", cohort=tmp_path / "cells.h5ad", out=tmp_path / "run", **options)
+    assert {r.fold for r in read_results(out)} == {"1", "2", ""}
+    left_out = json.loads((out / "manifest.json").read_text())["left_out"]
+    assert {f"{name}: the table holds values that are not counts" for name in ("expression", "hest-benchmark")} < {
+        *left_out
+    }
+    assert "linear-probe, fold 0: no test location has a label" in left_out
+    made.obs["kind"] = ""
+    made.write_h5ad(tmp_path / "bare.h5ad")
+    with pytest.raises(ContractError, match="no protocol applies here"):
+        bench_run("all", cohort=tmp_path / "bare.h5ad", out=tmp_path / "none", **options)
+
+
 def test_labels_are_judged_by_the_column_that_is_named(path, tmp_path):
     out = bench_run("linear-probe", cohort=path, out=tmp_path / "run", label_column="kind", **OPTIONS)
     mine = [r.value for r in read_results(out) if (r.model, r.metric, r.aggregation) == ("mine", "auroc", "macro")]

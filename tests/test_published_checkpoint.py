@@ -268,6 +268,10 @@ def test_a_file_with_other_tensors_is_refused(change: str, made: Made, tmp_path:
         ({"own__projection_dim": 1024}, "projection_dim is 1024, not 16"),
         ({"image__cell_level_model": True}, "cell_level_model is True, not False"),
         ({"text__hidden_act": "\x1b[31m\n"}, "hidden_act is 'a str', not 'gelu'"),
+        ({"own__locking_mode": ...}, "locking_mode is missing$"),
+        ({"transcriptome__emb_layer": ...}, "emb_layer is missing$"),
+        ({"image__embed_dim": ..., "image__context_model": ...}, "embed_dim is missing; context_model is missing$"),
+        ({"text__num_attention_heads": ..., "text__vocab_size": ...}, "architecture: num_attention_heads is missing$"),
         ({"own__more": torch.ones(3)}, "hyper-parameters hold a StoredTensor"),
     ],
 )

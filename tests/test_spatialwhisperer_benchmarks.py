@@ -18,7 +18,7 @@ from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.registry import protocol
 from triglyph.bench.spatialwhisperer.protocol import UNKNOWN
 from triglyph.bench.spatialwhisperer.sets import CRC, SKIN
-from triglyph.errors import ContractError, RecipeError, SourceError
+from triglyph.errors import ContractError, RecipeError, SourceError, SplitError
 from triglyph.tissue.cells import CELLS, labelled_cells
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.readers import kriegsmann, lizard, montage, pannuke, pathocell
@@ -312,7 +312,13 @@ def test_crc_takes_auroc_within_images_then_over_images_then_over_classes(crc: C
     scores["reg001_A"][:, tumour] = [0.1, 0.4, 0.3, 0.2]  # 3 of 3
     scores["reg002_B"][:, tumour] = [0.4, 0.3, 0.2, 0.1]  # 0 of 3
     model = Words(scores)
-    rows = protocol("spatialwhisperer-crc").run(Subject("toy", model, training_patients=("somebody else",)), trial)
+    subject = Subject("toy", model, training_patients=("somebody else",))
+    elsewhere = protocol("spatialwhisperer-crc").run(subject, trial)
+    # Names of another cohort do not say who is who.
+    assert {r.level for r in elsewhere} == {"within-patient"}
+    assert all(UNKNOWN in r.transductive for r in elsewhere)
+    trial = replace(trial, patients={**trial.patients, "not tested": "somebody else"})
+    rows = protocol("spatialwhisperer-crc").run(subject, trial)
     per_class = values(rows, "per-class")
     assert per_class["T cells"] == pytest.approx((2 / 3 + 1.5 / 3) / 2)
     assert per_class["B cells"] == pytest.approx((1 + 1 / 3) / 2)
@@ -409,6 +415,26 @@ def test_bench_run_tests_every_section_without_a_split_beside_what_is_published(
     assert {r.source for r in read_results(changed)} == {"measured"}
     with pytest.raises(RecipeError, match="every section"):
         bench_run("spatialwhisperer-crc", cohort=crc.path, out=tmp_path / "3", split="any")
+
+
+def test_sections_that_an_encoder_has_seen_are_refused_or_stamped_without_a_split_too(
+    crc: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import triglyph.workflows.audit as audit
+    import triglyph.workflows.bench_subjects as subjects
+    from triglyph.metrics.result import read_results
+    from triglyph.storage import write_json
+
+    write_json(tmp_path / "run/manifest.json", {"recipe": "toy", "encoders": {"image": {"encoder": "seer"}}})
+    monkeypatch.setattr(audit, "_cards", lambda _: {"seer": {"name": "seer", "seen": ["reg001_A"]}})
+    model = Words({s: np.zeros((4, 13)) for s in crc.ids})
+    monkeypatch.setattr(subjects, "judged", lambda *_, **__: Judged(lambda _: Subject("toy", model)))
+    asked: dict[str, Any] = {"cohort": crc.path, "model": tmp_path / "run", "quiet": True}
+    with pytest.raises(SplitError, match="seen-by-encoder: seer was trained on sections tested here: reg001_A"):
+        bench_run("spatialwhisperer-crc", out=tmp_path / "out", **asked)
+    out = bench_run("spatialwhisperer-crc", out=tmp_path / "out", allow=["seen-by-encoder"], **asked)
+    note = "audit failed and was allowed: seen-by-encoder"
+    assert {(r.source, note in r.transductive) for r in read_results(out)} == {("measured", True), ("published", False)}
 
 
 def test_classes_asked_for_are_those_that_the_readers_know() -> None:

@@ -129,12 +129,41 @@ def test_input_prepared_for_each_batch_equals_input_held_in_memory(
     monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
     fresh = Locations(rows, encoders, cached={})
     index = np.random.default_rng(0).permutation(len(rows))[:20]
+    index[[3, 11]] = index[[7, 0]]  # a batch may hold a row twice
     a, b = held[index], fresh[index]
     assert torch.equal(a["expression"]["values"], b["expression"]["values"])
     width = b["text"]["ids"].shape[1]
     assert torch.equal(a["text"]["ids"][:, :width], b["text"]["ids"])
     assert not a["text"]["mask"][:, width:].any()
     assert torch.equal(a["text"]["copies"], b["text"]["copies"])
+
+
+def test_windows_that_come_in_another_order_go_to_the_rows_that_asked(
+    cohort: Cohort, encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = training_rows([cohort["S0"], cohort["S1"]], ("image", "expression"), {("image", "expression"): 1.0})
+
+    def backwards(section: Section, card: Any, wanted: Any, *, size: int) -> Any:
+        assert size >= len(wanted) == len(np.unique(wanted))
+        counts, *rest = section.expression()
+        yield wanted[::-1], Expression(counts[wanted[::-1]], *rest)
+
+    index = np.array([50, 3, 9, 3, 50, 40])
+    expected = dataset._Fresh(rows, encoders["expression"])(index)["values"]
+    monkeypatch.setattr(dataset, "raw_chunks", backwards)
+    assert torch.equal(dataset._Fresh(rows, encoders["expression"])(index)["values"], expected)
+
+
+def test_captions_cost_what_they_are_long_and_their_keys_are_alphabetical(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = [f"word {i % 3}" for i in range(36)]
+    captions[4] = "x" * 100_000
+    monkeypatch.setattr(Section, "captions", captions)
+    rows = training_rows([cohort["S0"]], ("image", "text"), {("image", "text"): 1.0})
+    assert rows.captions.nbytes < 1000
+    expected = np.unique(np.array(captions), return_inverse=True)[1]
+    assert dataset._keys(rows.captions).tolist() == expected.tolist()
 
 
 def test_an_epoch_over_locked_towers_reads_no_pixel(

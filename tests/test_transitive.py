@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+import torch
 import yaml
 
+import encoder_cases as cases
 import small
+from triglyph.apply.prompts import Prompts
+from triglyph.bench.contracts import Trial
+from triglyph.bench.labels.zero_shot import ZeroShot
+from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.through_genes import ThroughGenes
 from triglyph.cli import app
+from triglyph.encoders.base import Expression
 from triglyph.errors import ContractError, RecipeError
-from triglyph.metrics.result import read_results
-from triglyph.report.transitive import ratio
+from triglyph.metrics.result import Result, read_results
+from triglyph.report.transitive import gains, markdown, ratio
+from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.split import Fold, Split
+from triglyph.training.loop import _Job
+from triglyph.training.recipe import load_recipe
 from triglyph.training.run import Run
-from triglyph.workflows.transitive import ALL, ARMS, BETWEEN, BRIDGE, DIRECT, SHUFFLED, transitive
+from triglyph.workflows.experiment import judged
+from triglyph.workflows.transitive import (
+    ALL,
+    ARMS,
+    BETWEEN,
+    BRIDGE,
+    DIRECT,
+    HELD_OUT,
+    SHUFFLED,
+    _Bench,
+    _check_held_out,
+    transitive,
+)
 
 TINY = [
     "model.dim=8",
@@ -44,9 +69,134 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = tmp_path_factory.mktemp("words") / "held-out.yaml"
-    prompts.write_text(yaml.safe_dump({"tumour": ["neoplasm"], "stroma": [], "lymphoid": []}))
-    out = tmp_path_factory.mktemp("experiment") / "out"
+    prompts.write_text(yaml.safe_dump({"tumour": ["neoplasm"], "stroma": ["matrix"], "lymphoid": ["leucocytes"]}))
+    out = prompts.parent / "out"
     return transitive(**asked(cohort), out=out, held_out_prompts=prompts)
+
+
+@pytest.fixture
+def bench(cohort: Path, tmp_path: Path) -> Any:
+    """Of a fold and who is whom, before anything is trained."""
+
+    def made(patients: dict[str, str] | None = None, **sides: tuple[str, ...]) -> _Bench:
+        opened = Cohort.open(cohort)
+        for section, patient in (patients or {}).items():
+            opened.manifest.loc[section, "patient"] = patient
+        fold = Fold(**{"name": "0", "train": ("S0", "S1", "D0", "D1"), "test": ("S2", "S3"), **sides})
+        split = Split(name="made", level="within-patient", folds=(fold,))
+        base = load_recipe("transitive", overrides=["data.split=made", *TINY])
+        return _Bench(opened, Trial.of(opened, split), base, {"": None, HELD_OUT: None}, tmp_path)
+
+    return made
+
+
+@pytest.mark.parametrize(("mode", "said"), [("locked", "architecture-only"), ("scratch", "measured")])
+def test_an_arm_with_an_untrained_locked_tower_says_so(mode: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = SimpleNamespace(card=SimpleNamespace(weights="random"))
+    towers = {"image": SimpleNamespace(weights=None)}
+    locked = ["image"] if mode == "locked" else []
+    model = SimpleNamespace(locked=locked, encoder=lambda _: encoder, config=SimpleNamespace(towers=towers))
+    trained = SimpleNamespace(model=model, transductive=(), manifest={"training_patients": []})
+    monkeypatch.setattr("triglyph.apply.trained.TrainedModel.open", lambda _: trained)
+    bench = object.__new__(_Bench)
+    bench.trial = Trial(train=(), test=(), patients={}, split="made")
+    assert bench._subjects(DIRECT, 0, Path(), [DIRECT])[DIRECT].evidence == said
+
+
+def test_a_donor_is_a_person_without_an_image_anywhere(bench: Any) -> None:
+    for seen in ("S0", "S2", "S1"):
+        sides = {"train": ("S0", "D0", "D1"), "val": ("S1", "D1")[:1] if seen == "S1" else ()}
+        with pytest.raises(ContractError, match=rf"section D0 has no image, but is of patient P.*{seen}"):
+            bench({"D0": f"P{seen[1]}"}, **sides)
+
+
+def test_words_of_validated_patients_are_hidden_too(bench: Any) -> None:
+    made = bench(train=("S0", "D0"), val=("S1", "D1"))
+    assert made._recipe(BRIDGE, 0).data.without == {"text": ("S0", "S1")}
+    assert made._recipe(ALL, 0).data.without == {}
+    job = _Job(made._recipe(BRIDGE, 0), made.cohort.path, made.out, show=False)
+    job.sections = lambda cohort: {"train": ("S0", "D0"), "val": ("S1", "D1")}  # type: ignore[method-assign]
+    job.held_out = lambda cohort: {}  # type: ignore[method-assign]
+    for side in ("train", "val"):
+        rows = job.rows(made.cohort, side)
+        assert not (rows.present["text"] & rows.present["image"]).any()
+        assert rows.present["text"].any()
+    with pytest.raises(ContractError, match="all validation sections are with an image"):
+        bench(train=("S0", "D0", "D1"), val=("S1",))
+
+
+def test_a_held_out_word_that_a_caption_has_is_refused(cohort: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "words.yaml"
+    for words, said in (({"tumour": ["Stroma-tissue"]}, "'Stroma-tissue'"), ({"lymphoid": []}, "'lymphoid'")):
+        prompts.write_text(yaml.safe_dump(words))
+        with pytest.raises(ContractError, match=rf"{said} is in a caption of section S0"):
+            transitive(**asked(cohort), out=tmp_path / "out", held_out_prompts=prompts)
+    prompts.write_text(yaml.safe_dump({"tumour": ["tum", "sue sam"]}))
+    sections = [Cohort.open(cohort)["S0"]]
+    _check_held_out(Prompts.read(prompts), sections, where="parts of words")
+
+
+def test_rows_are_read_again_for_the_same_question_alone(done: Path, cohort: Path) -> None:
+    opened = Cohort.open(cohort)
+    trial, folder = Trial.of(opened, opened.split("patients")), done / "cells/direct/seed-0/judged"
+
+    def never() -> Any:
+        raise AssertionError("opened")
+
+    same: dict[str, Any] = {DIRECT: [Retrieval(), ZeroShot(calibrate=False)]}
+    held_out = ZeroShot(prompts=Prompts.read(done.parent / "held-out.yaml"), calibrate=False)
+    same[f"{DIRECT}: held-out words"] = [held_out]
+    assert judged(folder, trial, same, never, seed=0) == read_results(folder)
+    asks: list[tuple[Any, Any, Any, str]] = [
+        (trial, {**same, DIRECT: [Retrieval()]}, 0, "direct, judged by"),
+        (trial, same, 1, r"seed \(0 there, 1 now\)"),
+        (replace(trial, identity="other/0"), same, 0, "split"),
+        (replace(trial, test=trial.test[:1]), same, 0, "section S3"),
+        (trial, {DIRECT: same[DIRECT]}, 0, "direct: held-out words, judged by"),
+    ]
+    for other, protocols, seed, said in asks:
+        with pytest.raises(ContractError, match=f"something else was asked for: {said}"):
+            judged(folder, other, protocols, never, seed=seed)
+
+
+def test_a_patient_without_a_value_in_one_arm_is_left_out_of_all() -> None:
+    def row(arm: str, patient: int, seed: int, value: float | None, metric: str = "recall@10") -> Result:
+        return Result(
+            task="retrieval", protocol="retrieval/1/x", metric=metric, value=value, chance=0.1, model=arm, split="s",
+            role="method", level="patient", aggregation="per-patient", group=f"P{patient}", direction="image->text",
+            seed=seed,
+        )  # fmt: skip
+
+    values = {(a, p, k): 0.2 + 0.1 * p + (0.1 if a == DIRECT else 0) for a in ARMS for p in range(8) for k in range(2)}
+    rows = [row(*at, None if at == (BRIDGE, 3, 1) else value) for at, value in values.items()]
+    told = gains(rows, arms=tuple(ARMS), reference=DIRECT)
+    assert {g.left_out for g in told} == {1}
+    assert all(g.patients == ("P0", "P1", "P2", "P4", "P5", "P6", "P7") for g in told)
+    bridge = next(g for g in told if g.arm == BRIDGE)
+    mean = np.mean([0.1 + 0.1 * p for p in (0, 1, 2, 4, 5, 6, 7)])
+    assert bridge.share is not None
+    assert bridge.share[0] == pytest.approx(mean / (mean + 0.1))
+    text = markdown(told, reference=DIRECT)
+    assert "7 held-out patients (1 more left out: undefined in some arm or seed), 2 seeds" in text
+    assert "undefined in some arm for every patient: text→image recall@10, zero-shot AUROC" in text
+    with pytest.raises(ContractError, match="no patient has a value in every arm and seed"):
+        gains([r.model_copy(update={"value": None}) for r in rows], arms=tuple(ARMS), reference=DIRECT)
+
+
+def test_rank_tokens_of_predicted_profiles_are_those_of_their_order() -> None:
+    torch.manual_seed(0)
+    encoder = cases.make("geneformer-12l-30m")
+    profile = np.random.default_rng(0).gamma(0.5, 20.0, (3, len(cases.IDS)))
+    trained = SimpleNamespace(
+        model=SimpleNamespace(encoder=lambda modality: encoder), project=lambda modality, values, present: values
+    )
+    genes, every = tuple(zip(cases.GENES, cases.IDS, strict=True)), np.ones(3, dtype=bool)
+    through = ThroughGenes(trained, lambda s: (np.log1p(profile), every), lambda x: x, genes, ())  # type: ignore[arg-type]
+    found, _ = through.embed(SimpleNamespace(id="S"), "image")
+    whole = Expression(sp.csr_matrix(np.rint(profile * 1e6)), cases.GENES, cases.IDS, np.ones(len(genes), dtype=bool))
+    with torch.no_grad():
+        expected = encoder.encode(encoder.prepare(whole)).pooled.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def asked(cohort: Path) -> dict[str, Any]:
@@ -115,3 +265,20 @@ def test_the_share_of_a_gain_is_a_ratio_of_means_with_a_jackknife_interval() -> 
 
 def test_the_verb_is_on_the_command_line() -> None:
     assert "transitive" in app
+
+
+def test_images_dealt_at_test_know_nothing_of_their_place_and_are_the_same_images(done: Path, cohort: Path) -> None:
+    from triglyph.apply.trained import TrainedModel
+    from triglyph.tissue.cohort import Cohort
+    from triglyph.workflows.transitive import _Dealt
+
+    trained = TrainedModel.open(done / "cells/bridge/seed-0/run")
+    section = Cohort.open(cohort)["S2"]
+    values, _ = trained.embed(section, "image")
+    dealt, _ = _Dealt(trained, 0).embed(section, "image")
+    np.testing.assert_array_equal(np.sort(dealt, axis=0), np.sort(values, axis=0))
+    assert (dealt != values).any(axis=1).mean() > 0.8
+    np.testing.assert_array_equal(_Dealt(trained, 0).embed(section, "text")[0], trained.embed(section, "text")[0])
+    names = {r.model for r in read_results(done)}
+    assert {"bridge, dealt at test", "shuffled bridge, dealt at test"} <= names
+    assert "bridge and genes between" in (done / "table.md").read_text()

@@ -20,15 +20,19 @@ import numpy as np
 
 from triglyph.bench.null import Key
 from triglyph.bench.null import key as row_key
+from triglyph.bench.protocol import LABEL_TASKS
 from triglyph.errors import ContractError
 from triglyph.metrics.merit import is_merit, lower_is_better
 from triglyph.metrics.paired import Paired, compare, corrected
 from triglyph.metrics.result import Level, Result
 
 
-def asked(direction: str) -> str:
-    """What is asked, whatever it is read off: an image and expression that tell labels answer one question."""
-    return "label" if direction.endswith("->label") else direction
+def asked(task: str, direction: str) -> str:
+    """What is asked, whatever it is read off: an image and expression that tell labels or batches answer one question.
+
+    Mixing and biology of `batch-effect` stand beside each other in every comparison, so its batches count too.
+    """
+    return direction.rsplit("->", maxsplit=1)[-1] if task in LABEL_TASKS else direction
 
 
 class Quantity(NamedTuple):
@@ -46,7 +50,7 @@ class Quantity(NamedTuple):
     @classmethod
     def of(cls, row: Result) -> Quantity:
         """The quantity of a row."""
-        return cls(row.task, asked(row.direction), row.metric, row.level, row.protocol, row.split)
+        return cls(row.task, asked(row.task, row.direction), row.metric, row.level, row.protocol, row.split)
 
     @property
     def topic(self) -> tuple[str, ...]:
@@ -183,7 +187,7 @@ def _values(runs: Mapping[str, Sequence[Result]], metrics: set[str] | None) -> V
 
 def question(row: Result) -> Key:
     """As `triglyph.bench.null.key`, whatever labels are read off."""
-    return row_key(row.model_copy(update={"direction": asked(row.direction)}))
+    return row_key(row.model_copy(update={"direction": asked(row.task, row.direction)}))
 
 
 def _shared(values: Values, a: str, b: str) -> list[Quantity]:

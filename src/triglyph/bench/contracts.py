@@ -120,8 +120,8 @@ class Trial:
     """Ids of sections that chose something: what they saw is no longer unseen."""
     identity: str = ""
     """Digest of the split, and the fold."""
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What is the same for every subject, computed once: targets, ceilings."""
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is the same for every subject, computed once: targets, ceilings. A trial made by `replace` starts anew."""
 
     @classmethod
     def of(cls, cohort: Any, split: Any, *, fold: str | None = None) -> Trial:

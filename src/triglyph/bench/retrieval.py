@@ -8,10 +8,12 @@ is a right answer; chance takes this into account.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from triglyph.bench.contracts import MODALITIES, SectionLike, Subject, Trial
@@ -90,9 +92,9 @@ class Retrieval(Protocol):
         items = np.arange(len(both))
         first = items
         if "text" in (source, target):
-            captions = np.array([section.captions[i].strip() for i in both])
-            _, first, items = np.unique(captions, return_index=True, return_inverse=True)
-            items = items.ravel()
+            said = section.captions
+            items = same_captions([said[i] for i in both])
+            first = np.unique(items, return_index=True)[1]
         asked = first if source == "text" else np.arange(len(both))
         offered = first if target == "text" else np.arange(len(both))
         ranks = match_ranks(
@@ -151,3 +153,12 @@ class Retrieval(Protocol):
             n_gallery=n_gallery,
         )
         return out
+
+
+def same_captions(captions: Sequence[str]) -> NDArray[np.intp]:
+    """(n,) equal for captions that are equal but for space around them; numbered in alphabetical order.
+
+    Strings stay objects: an array as wide as the longest caption is gigabytes where one of many is long.
+    """
+    stripped = np.array([caption.strip() for caption in captions], dtype=object)
+    return pd.factorize(stripped, sort=True)[0]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from triglyph.bench.contracts import MODALITIES, SectionLike, Subject, Trial
 from triglyph.bench.protocol import PER_SECTION, ProtocolCard
-from triglyph.bench.retrieval import Retrieval
+from triglyph.bench.retrieval import Retrieval, same_captions
 from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError
 from triglyph.metrics.result import Result
@@ -74,8 +74,8 @@ class RetrievalAcross(Retrieval):
         sizes = [len(kept[s.id]) for s in tested]
         items = np.arange(sum(sizes))
         if "text" in (source, target):
-            captions = np.array([s.captions[i].strip() for s in tested for i in kept[s.id]])
-            items = np.unique(captions, return_inverse=True)[1].ravel()
+            said = ((s.captions, kept[s.id]) for s in tested)
+            items = same_captions([captions[i] for captions, mine in said for i in mine])
         offered = np.unique(items, return_index=True)[1] if target == "text" else np.arange(len(items))
         gallery = np.concatenate([embedded[s.id][target][0][kept[s.id]] for s in tested])[offered]
         found: dict[str, dict[str, Measure]] = {}

@@ -24,7 +24,7 @@ from triglyph.bench.null import MIN_REFITS, null_rows
 from triglyph.bench.protocol import FoldError, Protocol
 from triglyph.bench.representations import Places
 from triglyph.bench.retrieval import Retrieval
-from triglyph.errors import GeneError, TriglyphError
+from triglyph.errors import ContractError, GeneError, TriglyphError
 from triglyph.metrics.result import Result
 
 Report = Callable[[str], None]
@@ -77,6 +77,7 @@ def applicable(source: Embedder | None, trial: Trial) -> Offer:
     taught = "" if any((known_labels(s) != "").any() for s in trial.train) else "no training location has a label"
     several = "" if len(has) > 1 else "needs two modalities"
     image = "" if "image" in has else "needs an image"
+    counts = image or _uncounted(trial)
     either = "" if has & {"image", "expression"} else "needs an image or expression"
     worded = "" if "text" in has and not several else "needs text and one more modality"
     core: tuple[tuple[Protocol, str], ...] = (
@@ -88,14 +89,24 @@ def applicable(source: Embedder | None, trial: Trial) -> Offer:
         ),
         (Clustering.configured({"modality": reads}), either or labelled),
         (LabelSearch.configured({"modality": reads}), either or labelled or taught),
-        (Expression(), image),
-        (HestBenchmark(), image),
+        (Expression(), counts),
+        (HestBenchmark(), counts),
         (BatchEffect.configured({"modality": reads}), either or labelled),
     )
     return Offer(
         tuple(protocol for protocol, why in core if not why),
         {**{protocol.name: why for protocol, why in core if why}, **BY_NAME},
     )
+
+
+def _uncounted(trial: Trial) -> str:
+    """Why counts cannot be looked at, "" where they can: a plain table may hold none."""
+    try:
+        for section in (*trial.train, *trial.test):
+            section.expression()
+    except (ContractError, GeneError) as error:
+        return error.what
+    return ""
 
 
 def left_out_notes(found: Iterable[LeftOut], *, n_folds: int) -> list[str]:

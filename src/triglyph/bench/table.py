@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from triglyph.bench.across_folds import FOLDS, OVER_PATIENTS
 from triglyph.bench.comparison import question
 from triglyph.bench.null import NULL, NULL_HIGH, Key, key
 from triglyph.metrics.merit import lower_is_better
@@ -27,6 +28,25 @@ class Line:
     row: Result
     """Any row of it, for what they share."""
     values: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def noun(self) -> str:
+        """What a mean of the whole split is over."""
+        return "patients" if self.row.aggregation == OVER_PATIENTS else "folds"
+
+    def numbers(self) -> dict[str, int]:
+        """Model -> number of folds or patients that its mean is over; {} for what is of one fold."""
+        folds = self.row.aggregation.startswith(FOLDS)
+        if not folds and self.row.aggregation != OVER_PATIENTS:
+            return {}
+        found = {model: r.n if folds else r.n_units for model, r in self.values.items()}
+        return {model: n for model, n in found.items() if n is not None}
+
+    def units(self) -> str:
+        """` (4 folds)`, ` (3 to 4 patients)`; "" for what is of one fold."""
+        if not (numbers := sorted({*self.numbers().values()})):
+            return ""
+        return f" ({' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))} {self.noun})"
 
     def starred(self, model: str) -> bool:
         """Whether a method's value is better than the 95th percentile of its null."""
@@ -55,7 +75,7 @@ class Table:
         r = line.row
         metric = f"{r.metric} ↓" if lower_is_better(r.metric) else r.metric
         pooled = ", pooled" if r.aggregation == "patient-pooled" else ""
-        over = r.aggregation if r.group == "all" else f"patient {r.group}{pooled}"
+        over = (r.aggregation if r.group == "all" else f"patient {r.group}{pooled}") + line.units()
         where = f"{r.level}, fold {r.fold}" if r.fold else r.level
         chance = "–" if r.chance is None else f"{r.chance:.3f}"
         values = [show(line.values.get(m)) + ("*" if line.starred(m) else "") for m in self.models]
@@ -71,6 +91,14 @@ class Table:
         ]
         if any(line.starred(m) for line in self.lines for m in self.models):
             notes.append("* better than the 95th percentile of its null")
+        notes += sorted(
+            {
+                f"means over different {line.noun}, not to be held against each other: "
+                + ", ".join(f"{model} {n}" for model, n in line.numbers().items())
+                for line in self.lines
+                if len({*line.numbers().values()}) > 1
+            }
+        )
         marked: dict[str, set[str]] = {}
         for line in self.lines:
             for model, r in line.values.items():

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+WHOLE = 10_000.0
+"""Rank encoders read whole numbers: predicted CP10k are told to one part in so many."""
 
 
 @dataclass
@@ -112,6 +114,7 @@ class ThroughGenes:
         import torch
 
         from triglyph.encoders.base import Expression
+        from triglyph.encoders.expression import ExpressionEncoder
 
         x, present = self.image(section)
         rows = np.flatnonzero(present)
@@ -119,6 +122,8 @@ class ThroughGenes:
         profile = np.expm1(np.maximum(self.predict(x[rows]), 0.0))
         symbols, ids = zip(*self.genes, strict=True)
         encoder = self.trained.model.encoder("expression")
+        if isinstance(encoder, ExpressionEncoder) and encoder.whole_counts:
+            profile = np.rint(profile * WHOLE)
         raw = Expression(sp.csr_matrix(profile), symbols, ids, np.ones(len(symbols), dtype=bool))
         with torch.no_grad():
             pooled = encoder.encode(encoder.prepare(raw)).pooled.float().cpu().numpy()

@@ -13,6 +13,8 @@ class ExpressionEncoder(Encoder, abc.ABC):
     """Base of expression encoders."""
 
     modality: ClassVar[Modality] = "expression"
+    whole_counts: ClassVar[bool] = False
+    """Whether it ranks genes, and so reads whole numbers alone; a factor of a whole row then changes nothing."""
 
     @abc.abstractmethod
     def matched(self, expression: Expression) -> tuple[int, int]:

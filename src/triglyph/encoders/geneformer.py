@@ -70,6 +70,7 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         max_tokens=2048,
         pretrained_on=("Genecorpus-30M",),
     )
+    whole_counts = True
     tensor_files = (f"{_MODEL}/pytorch_model.bin", f"{_MODEL}/model.safetensors")
     extra_files = {  # noqa: RUF012
         "tokens": (f"{_CODE}/token_dictionary.pkl", "token_dictionary.json", "token_dictionary_gc30M.pkl"),

@@ -13,7 +13,7 @@ import socket
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -225,16 +225,27 @@ def load_strict(
     module.load_state_dict(state, strict=True, assign=True)
 
 
-def check_config(found: dict[str, Any], expected: dict[str, Any], *, where: Path) -> None:
+def check_config(
+    found: dict[str, Any], expected: dict[str, Any], *, where: Path, required: Collection[str] = ()
+) -> None:
     """Compare a published `config.json` with the architecture we build: head counts and activations leave no trace
     in the shapes of tensors.
+
+    Parameters
+    ----------
+    required
+        Of the expected fields, those that must be there; another that is absent stands for its default.
 
     Raises
     ------
     WeightsError
-        A field differs.
+        A field differs, or is missing.
     """
-    wrong = [f"{k} is {found[k]!r}, not {v!r}" for k, v in expected.items() if k in found and found[k] != v]
+    wrong = [
+        f"{k} is {found[k]!r}, not {v!r}" if k in found else f"{k} is missing"
+        for k, v in expected.items()
+        if (found[k] != v if k in found else k in required)
+    ]
     if wrong:
         raise WeightsError(
             f"the weights are of another architecture: {'; '.join(wrong)}",

@@ -29,7 +29,7 @@ class Family(NamedTuple):
     @classmethod
     def of(cls, row: Result | Quantity) -> Family:
         """The family of a row or of a quantity."""
-        return cls(row.task, row.protocol, asked(row.direction), row.split, row.level)
+        return cls(row.task, row.protocol, asked(row.task, row.direction), row.split, row.level)
 
     def words(self) -> str:
         """`expression, image → expression`"""

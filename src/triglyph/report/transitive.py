@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
+from triglyph.errors import ContractError
 from triglyph.metrics.bootstrap import COVERAGE, MIN_PATIENTS
 from triglyph.metrics.paired import Paired, compare, corrected
 from triglyph.metrics.result import Result
@@ -51,6 +52,10 @@ class Gain:
     """Against the reference; None for itself."""
     share: tuple[float, float, float] | None
     """Mean gain over the reference's, and its interval; None for the reference, or where it gains nothing."""
+    over_null: Paired | None = None
+    """Against its null; None where it has none."""
+    left_out: int = 0
+    """Patients for whom the quantity is undefined in some arm or seed."""
 
     @property
     def gains(self) -> Floats:
@@ -58,15 +63,43 @@ class Gain:
         return np.asarray(self.values.mean(axis=1) - self.chance)
 
 
-def gains(rows: Sequence[Result], *, arms: Sequence[str], reference: str) -> list[Gain]:
-    """Gains of every arm in every quantity that all of them have, on the patients that all of them have."""
+def gains(
+    rows: Sequence[Result], *, arms: Sequence[str], reference: str, nulls: Mapping[str, str] | None = None
+) -> list[Gain]:
+    """Gains of every arm in every quantity, on the patients for whom it is defined in all arms and seeds.
+
+    A quantity without such a patient is left out.
+
+    Parameters
+    ----------
+    nulls
+        Arm -> the model whose rows are its null, in the quantities that it was asked for.
+
+    Raises
+    ------
+    ContractError
+        None is left.
+    """
     out: list[Gain] = []
     for quantity, (task, metric, kind) in QUANTITIES.items():
         found = {arm: _by_patient(rows, arm, task, metric, kind) for arm in arms}
-        patients = tuple(sorted(set.intersection(*(set(of) for of in found.values()))))
+        # A patient without a value in one arm would be missing from its mean alone, and from no other's.
+        people = set().union(*found.values())
+        patients = tuple(
+            sorted(p for p in people if all(np.isfinite(of.get(p, [np.nan])).all() for of in found.values()))
+        )
         if not patients:
             continue
         tables = {arm: np.array([found[arm][p] for p in patients]) for arm in arms}
+        null = {arm: _by_patient(rows, name, task, metric, kind) for arm, name in (nulls or {}).items()}
+        against_null = corrected(
+            [
+                compare(tables[arm][:, :, 0], [[v for v, _ in of[p]] for p in patients], names=(arm, "its null"))
+                for arm, of in null.items()
+                if of
+            ]
+        )
+        over_null = dict(zip([arm for arm, of in null.items() if of], against_null, strict=True))
         base = tables[reference][:, :, 0]
         over_chance, over_reference = [], []
         for arm in arms:
@@ -80,7 +113,15 @@ def gains(rows: Sequence[Result], *, arms: Sequence[str], reference: str) -> lis
         for arm, against in zip(arms, told, strict=True):
             values, chance = tables[arm][:, :, 0], tables[arm][:, 0, 1]
             share = None if arm == reference else ratio(values.mean(axis=1) - chance, direct)
-            out.append(Gain(quantity, arm, patients, values, chance, against, beside.get(arm), share))
+            left_out = len(people) - len(patients)
+            beside_it = (against, beside.get(arm), share, over_null.get(arm), left_out)
+            out.append(Gain(quantity, arm, patients, values, chance, *beside_it))
+    if not out:
+        raise ContractError(
+            "no patient has a value in every arm and seed, in any quantity",
+            where="report of transitive",
+            mend="test on patients with captions or labels at locations that have an image",
+        )
     return out
 
 
@@ -114,27 +155,33 @@ def write_gains(found: Sequence[Gain], path: Path) -> None:
         partial.write_text(text.getvalue(), encoding="utf-8")
 
 
-def markdown(found: Sequence[Gain], *, reference: str) -> str:
-    """The table for people, one block a quantity."""
+def markdown(found: Sequence[Gain], *, reference: str, versus: Sequence[tuple[str, str]] = ()) -> str:
+    """The table for people, one block a quantity; under it each pair of arms in `versus`, compared in words."""
     lines: list[str] = []
     for quantity in dict.fromkeys(g.quantity for g in found):
         here = [g for g in found if g.quantity == quantity]
         lines += [
             f"## {quantity}",
-            f"{len(here[0].patients)} held-out patients, {here[0].values.shape[1]} seeds averaged within each; p by "
-            "sign flips over patients after Holm's correction over the arms; share: mean gain over that of "
-            f"{reference}.",
+            f"{len(here[0].patients)} held-out patients{_more(here[0].left_out)}, {here[0].values.shape[1]} seeds "
+            "averaged within each; p by sign flips over patients after Holm's correction over the arms; share: mean "
+            f"gain over that of {reference}.",
             "",
-            f"| arm | value | chance | over chance | p | share of {reference}'s gain | less {reference} | p |",
-            "|---|---|---|---|---|---|---|---|",
+            f"| arm | value | chance | over chance | p | over its null | p | share of {reference}'s gain "
+            f"| less {reference} | p |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for g in here:
             p, q = g.over_chance, g.over_reference
             share = "" if g.share is None else f"{g.share[0]:.2f} [{g.share[1]:.2f}, {g.share[2]:.2f}]"
             beside = f"{_signed(q)} | {q.p_adjusted:.2g}" if q is not None else " | "
+            n = g.over_null
+            null = " | " if n is None else f"{_signed(n)} | {n.p_adjusted:.2g}"
             means = f"{p.mean_a:.3f} | {p.mean_b:.3f}"
-            lines.append(f"| {g.arm} | {means} | {_signed(p)} | {p.p_adjusted:.2g} | {share} | {beside} |")
-        lines.append("")
+            lines.append(f"| {g.arm} | {means} | {_signed(p)} | {p.p_adjusted:.2g} | {null} | {share} | {beside} |")
+        of = {g.arm: g for g in here}
+        lines += ["", *(f"- {compare(of[a].values, of[b].values, names=(a, b)).sentence()}." for a, b in versus), ""]
+    if without := [q for q in QUANTITIES if q not in {g.quantity for g in found}]:
+        lines += [f"Not asked, or undefined in some arm for every patient: {', '.join(without)}.", ""]
     return "\n".join(lines)
 
 
@@ -162,6 +209,10 @@ def figure(found: Sequence[Gain], *, reference: str) -> bytes:
         panels[0].set_yticks(range(len(arms)), arms)
         panels[0].invert_yaxis()
         return png(drawn, dpi=150)
+
+
+def _more(left_out: int) -> str:
+    return f" ({left_out} more left out: undefined in some arm or seed)" if left_out else ""
 
 
 def _signed(p: Paired) -> str:

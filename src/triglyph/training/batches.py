@@ -35,7 +35,8 @@ class Batches:
         Group -> share of a batch, in any unit; groups that are not named get none. None mixes in proportion to size.
     sections, sections_per_batch
         (n,) section of each row, and how many sections a batch holds equally many rows of (now and then one twice).
-        None draws rows by themselves. The last handful of a section is filled up with other rows of it.
+        None draws rows by themselves. A section is gone through once before any row of it comes again, and its last
+        handful is filled up with other rows of it: none is twice in a handful of a section with rows enough.
     drop_last
         Leave out the rows that do not fill a batch; they differ between epochs.
     rank, world_size
@@ -172,7 +173,7 @@ class Batches:
 
     def _one_by_one(self, rng: np.random.Generator, name: str, share: int) -> NDArray[np.intp]:
         """(share, 1) rows of a group, each as often as any other but for one."""
-        return _repeated(rng, self.rows[name], share)[:, None]
+        return _handfuls(rng, self.rows[name], share, 1)
 
     def _by_section(self, rng: np.random.Generator, name: str, share: int) -> NDArray[np.intp]:
         """(share, handful) rows of a group, each line of one section, the sections in proportion and mixed."""
@@ -182,15 +183,27 @@ class Batches:
         counts = np.diff(np.floor(upto * share / upto[-1] + rng.random()).astype(int))
         places, lines = [], []
         for count, rows in zip(counts.tolist(), sections, strict=True):
-            lines.append(_repeated(rng, rows, count * self.handful).reshape(count, self.handful))
+            lines.append(_handfuls(rng, rows, count, self.handful))
             places.append(_spread(rng, count))
         return np.concatenate(lines)[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def _repeated(rng: np.random.Generator, rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """`count` of `rows`: one shuffle of all of them after another."""
-    rounds = -(-count // len(rows))
-    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count] if count else rows[:0]
+def _handfuls(rng: np.random.Generator, rows: NDArray[np.intp], count: int, size: int) -> NDArray[np.intp]:
+    """(count, size) of `rows`: one shuffle of all of them after another.
+
+    Where a handful lies across two shuffles, the second first gives the rows that the handful has least often, so a
+    handful holds no row twice before it holds them all.
+    """
+    rounds, n = -(-count * size // len(rows)), len(rows)
+    drawn = np.empty(rounds * n, dtype=np.intp)
+    for at in range(0, rounds * n, n):
+        order = rng.permutation(n)
+        if begun := at % size:
+            often = np.bincount(drawn[at - begun : at], minlength=n)
+            first = np.argsort(often[order], kind="stable")[: size - begun]
+            order = np.concatenate([order[first], np.delete(order, first)])
+        drawn[at : at + n] = order
+    return rows[drawn[: count * size]].reshape(count, size)
 
 
 def _spread(rng: np.random.Generator, count: int) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -60,14 +61,14 @@ class Rows:
             names[here] = [f"{name}+{modality}" if name else modality for name in names[here]]
         return names.astype(str)
 
-    @cached_property
-    def captions(self) -> NDArray[np.str_]:
-        """(n,), "" where missing."""
+    @property
+    def captions(self) -> NDArray[np.object_]:
+        """(n,) strings, "" where missing; read anew each time, and as objects: one long caption widens no other."""
         found = np.full(len(self), "", dtype=object)
         for number, section in enumerate(self.sections):
             mine = self.section == number
             found[mine] = np.array(section.captions, dtype=object)[self.location[mine]]
-        return found.astype(str)
+        return found
 
     def shuffled(self, modalities: Sequence[str], *, seed: int) -> Rows:
         """These rows with the inputs of `modalities` dealt anew among those that have them: pairs that mean nothing.
@@ -249,18 +250,16 @@ class _Fresh(NamedTuple):
 
     def __call__(self, rows: NDArray[np.int64]) -> Inputs:
         pieces: list[Inputs] = []
-        order: list[int] = []
+        place, begun = np.empty(len(rows), dtype=np.int64), 0
         for number, at in _by_section(self.rows, rows):
-            locations = self.rows.location[rows[at]]
-            back = {int(location): int(i) for location, i in zip(locations, at, strict=True)}
-            unique = np.array(sorted(back))
-            for chunk, raw in raw_chunks(self.rows.sections[number], self.encoder.card, unique, size=len(unique)):
-                pieces.append(self.encoder.prepare(raw))
-                order.extend(back[int(location)] for location in chunk)
-        found = concat_inputs(pieces)
-        place = torch.empty(len(order), dtype=torch.long)
-        place[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
-        return {name: tensor[place] for name, tensor in found.items()}
+            # A row that is there twice is prepared once.
+            unique, inverse = np.unique(self.rows.location[rows[at]], return_inverse=True)
+            ((order, raw),) = raw_chunks(self.rows.sections[number], self.encoder.card, unique, size=len(unique))
+            pieces.append(self.encoder.prepare(raw))
+            place[at] = begun + np.argsort(order)[inverse.reshape(-1)]
+            begun += len(unique)
+        at_once = torch.from_numpy(place)
+        return {name: tensor[at_once] for name, tensor in concat_inputs(pieces).items()}
 
 
 def concat_inputs(pieces: Sequence[Inputs]) -> Inputs:
@@ -328,9 +327,9 @@ def _by_section(rows: Rows, wanted: NDArray[np.int64]) -> list[tuple[int, NDArra
     return [(int(number), np.flatnonzero(of == number)) for number in np.unique(of)]
 
 
-def _keys(captions: NDArray[np.str_]) -> NDArray[np.int64]:
-    """(n,) equal for equal captions."""
-    return np.unique(captions, return_inverse=True)[1].reshape(-1).astype(np.int64)
+def _keys(captions: NDArray[np.object_]) -> NDArray[np.int64]:
+    """(n,) equal for equal captions, in their alphabetical order."""
+    return pd.factorize(captions, sort=True)[0].astype(np.int64)
 
 
 def _matches(section: str, patterns: Sequence[str]) -> bool:
@@ -345,7 +344,8 @@ def check_without(
     Raises
     ------
     RecipeError
-        `without` names a modality that no tower reads, or a pattern that no section fits.
+        `without` names a modality that no tower reads, or a pattern that none of `sections`, those trained and
+        validated on, fits.
     """
     for modality, patterns in without.items():
         nowhere = [p for p in patterns if not any(_matches(s.id, (p,)) for s in sections)]

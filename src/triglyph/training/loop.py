@@ -131,7 +131,8 @@ class _Job:
         )
         if side != "train":
             return rows
-        check_without(data.without, sections, model.modalities)
+        both = [cohort[s] for side in self.sections(cohort).values() for s in side]
+        check_without(data.without, both, model.modalities)
         return rows.shuffled(data.shuffled, seed=self.recipe.seed)
 
     def data_identity(self, cohort: Cohort) -> dict[str, Any]:

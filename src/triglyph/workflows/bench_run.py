@@ -13,7 +13,6 @@ from triglyph.errors import ContractError
 from triglyph.workflows.bench_refusals import named, refuse
 
 if TYPE_CHECKING:
-    from triglyph.bench.audit.findings import Audit
     from triglyph.bench.contracts import Embedder, Trial
     from triglyph.bench.protocol import Protocol
     from triglyph.bench.suite import LeftOut, Report
@@ -145,6 +144,7 @@ def bench_run(
     from triglyph import __version__
     from triglyph.bench.across_folds import across_folds, over_patients
     from triglyph.bench.null import summaries
+    from triglyph.bench.protocol import LABEL_TASKS
     from triglyph.bench.suite import left_out_notes
     from triglyph.bench.table import markdown, tabulate
     from triglyph.metrics.per_gene import from_results, write_genes
@@ -152,7 +152,7 @@ def bench_run(
     from triglyph.storage import atomic_folder, write_json
     from triglyph.tissue.cohort import Cohort
     from triglyph.workflows.bench import print_left_out, print_tables
-    from triglyph.workflows.bench_audit import all_tested, audited, stamped
+    from triglyph.workflows.bench_audit import audited, audited_whole, stamped
     from triglyph.workflows.bench_subjects import judged, open_cohort
 
     clock = _Clock()
@@ -168,9 +168,8 @@ def bench_run(
     own = subject.about.get("split") or {}
     split_name = split or own.get("name", "")
     asked, _ = named(name, tuple(set or ()), files)
-    audit: Audit | None = None
     if asked is not None and not asked.needs_split and isinstance(opened, Cohort):
-        chosen, split_name = all_tested(opened), ""
+        (chosen, audit), split_name = audited_whole(opened, model=model, allow=allow or ()), ""
     else:
         chosen, audit = audited(
             opened,
@@ -204,15 +203,28 @@ def bench_run(
             results += job.run(one, report=status.update)
     over_folds = across_folds(results)
     results = [*results, *over_patients(results), *over_folds, *summaries(over_folds)]
-    if audit is not None:
-        results = stamped(results, audit)
-    # Where something is to be judged, what others have published is not enough.
-    own_rows = [row for row in results if row.source != "published" or subject.of_trial is None]
-    if not any(row.value is not None and row.role in ("method", "baseline") for row in own_rows):
-        raise next((of.error for of in job.left_out if of.error is not None), None) or ContractError(
-            f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
-            where=opened.path,
-            mend="test on sections that have the modalities and labels it asks for",
+    results = stamped(results, audit)
+    if not job.cards:
+        raise ContractError(
+            "no protocol applies here", where=f"split {chosen.name!r}", mend="see `triglyph bench list`"
+        )
+    # Where something is to be judged, neither its baselines nor what others have published are enough.
+    if subject.of_trial is None:
+        own_rows = [row for row in results if row.role in ("method", "baseline")]
+    else:
+        of_it = [row for row in results if row.source != "published"]
+        own_rows = [row for row in of_it if row.role == "method" or row.model in job.subjects]
+    if not any(row.value is not None for row in own_rows):
+        why = [of for of in job.left_out if of.error is not None]
+        of_subject = [of.error for of in why if of.model in job.subjects]
+        raise (
+            next(iter(of_subject), None)
+            or next((of.error for of in why), None)
+            or ContractError(
+                f"nothing could be judged: no test section of {split_name!r} holds what {name!r} needs",
+                where=opened.path,
+                mend="test on sections that have the modalities and labels it asks for",
+            )
         )
     genes, tables, notes = from_results(results), tabulate(results), left_out_notes(job.left_out, n_folds=len(folds))
     with atomic_folder(Path(out)) as partial:
@@ -232,9 +244,10 @@ def bench_run(
                 "subject": subject.about,
                 "cohort": {"name": opened.name, "digest": opened.digest()},
                 "split": {"name": chosen.name, "digest": chosen.digest(), "level": chosen.level, "folds": folds},
-                "audit": None if audit is None else audit.model_dump(mode="json"),
-                "allowed": [] if audit is None else list(dict.fromkeys(f.name for f in audit.failures)),
+                "audit": audit.model_dump(mode="json"),
+                "allowed": list(dict.fromkeys(f.name for f in audit.failures)),
                 "protocols": job.cards,
+                "inputs": sorted({row.direction.split("->")[0] for row in results if row.task in LABEL_TASKS}),
                 "left_out": notes,
                 "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
                 "baseline_encoder": baseline_encoder if baselines else "",
@@ -268,6 +281,8 @@ class _Job:
     cards: dict[str, Any] = field(default_factory=dict)
     """Stamp -> card of the protocols that were run."""
     left_out: list[LeftOut] = field(default_factory=list)
+    subjects: set[str] = field(default_factory=set)
+    """Names of what was judged."""
 
     def run(self, fold: str, *, report: Report) -> list[Result]:
         """The rows of one fold."""
@@ -282,6 +297,7 @@ class _Job:
         subject = None if self.judged.of_trial is None else self.judged.of_trial(trial)
         if subject is not None:
             trial.levels(subject)  # refuses what was trained on, before anything is computed
+            self.subjects.add(subject.name)
         protocols = self._protocols(trial)
         self.cards.update({p.stamp: p.card().model_dump(mode="json") for p in protocols})
         beside = self.baselines and any(p.needs_split for p in protocols)
@@ -309,12 +325,6 @@ class _Job:
         if chosen is not None:
             return with_variants(chosen)
         offer = applicable(None if self.judged.of_trial is None else self.judged.of_trial(trial).source, trial)
-        if not offer.protocols:
-            raise ContractError(
-                "no protocol applies here",
-                where=f"split {self.split.name!r}",
-                mend="see `triglyph bench list`",
-            )
         self.left_out += [LeftOut(protocol, why, trial.fold) for protocol, why in offer.left_out.items()]
         return [ZeroShot.configured(read) if isinstance(p, ZeroShot) else p for p in offer.protocols]
 

@@ -13,6 +13,7 @@ from triglyph.errors import ContractError, RecipeError
 if TYPE_CHECKING:
     from triglyph.apply.trained import TrainedModel
     from triglyph.bench.contracts import Subject, Trial
+    from triglyph.metrics.result import Source
     from triglyph.tissue.cohort import Cohort
     from triglyph.tissue.plain import PlainCohort
 
@@ -111,7 +112,7 @@ def _model(path: Path) -> Judged:
         trained,
         transductive=trained.transductive,
         training_patients=tuple(trained.manifest.get("training_patients", ())),
-        evidence="architecture-only" if untrained(trained) else "measured",
+        evidence=evidence(trained),
         trained_on="" if split is None else f"{split['digest']}/{split['fold']}",
     )
     return Judged(lambda _: subject, {"model": name, **trained.manifest}, trained)
@@ -121,6 +122,11 @@ def untrained(trained: TrainedModel) -> list[str]:
     """Modalities whose encoder has the random weights that it was made with: it was locked, and took nobody's."""
     model = trained.model
     return [m for m in model.locked if model.encoder(m).card.weights == "random" and not model.config.towers[m].weights]
+
+
+def evidence(trained: TrainedModel) -> Source:
+    """What its rows are worth: those of a model with an untrained encoder say nothing of the method."""
+    return "architecture-only" if untrained(trained) else "measured"
 
 
 def _stored(cohort: Cohort, wanted: str) -> Judged:

@@ -19,7 +19,7 @@ same head as it was drawn, before any step: what fewer numbers of unit length co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -238,7 +238,7 @@ class _Bench:
             encode_section(section, encoder, fingerprint=fingerprint)  # type: ignore[arg-type]
         subject = Subject(image, StoredFeatures(fingerprint), role="baseline")
         folder = self.out / "unimodal" / f"{image.replace(':', '-')}-{fingerprint}"
-        return judged(folder, self.trial, [(subject, p) for p in _readouts(self.trial, "pooled")])
+        return judged(folder, self.trial, {image: _readouts(self.trial, "pooled")}, lambda: {image: subject})
 
     def _encoder(self, image: str) -> Encoder:
         from triglyph.models.towers import build_encoder
@@ -253,21 +253,28 @@ class _Bench:
         from triglyph.bench.contracts import Subject
         from triglyph.bench.retrieval import Retrieval
         from triglyph.training.loop import fit
+        from triglyph.workflows.bench_subjects import evidence
 
         folder = self.out / "cells" / cell.folder / f"seed-{seed}"
         run = fit(self._recipe(cell, seed), cohort=self.cohort, out=folder / "run", show=False)
-        if (folder / "judged").exists():
-            return judged(folder / "judged", self.trial, [])
-        trained = TrainedModel.open(run)
-        people = tuple(trained.manifest["training_patients"])
-        subject = Subject(cell.name, trained, seed=seed, training_patients=people, trained_on=self.trial.identity)
-        work: list[tuple[Subject, Protocol]] = [
-            (subject, p) for p in (*_readouts(self.trial, "embedding"), Retrieval())
-        ]
+        inner = f"{cell.name}: {ADAPTED}"
+
+        def opened() -> dict[str, Subject]:
+            trained = TrainedModel.open(run)
+            subject = Subject(
+                cell.name,
+                trained,
+                seed=seed,
+                training_patients=tuple(trained.manifest["training_patients"]),
+                evidence=evidence(trained),
+                trained_on=self.trial.identity,
+            )
+            return {cell.name: subject, inner: replace(subject, name=inner, trained_on="")}
+
+        asked: dict[str, list[Protocol]] = {cell.name: [*_readouts(self.trial, "embedding"), Retrieval()]}
         if cell.tuning == "lora":
-            inner = Subject(f"{cell.name}: {ADAPTED}", trained, seed=seed, training_patients=people)
-            work += [(inner, p) for p in _readouts(self.trial, "pooled")]
-        return judged(folder / "judged", self.trial, work)
+            asked[inner] = [*_readouts(self.trial, "pooled")]
+        return judged(folder / "judged", self.trial, asked, opened, seed=seed)
 
     def untrained(self, cell: Cell, seed: int) -> list[Result]:
         """The control of a trained cell: its image encoder, with the head drawn anew."""
@@ -276,21 +283,24 @@ class _Bench:
         from triglyph.apply.trained import TrainedModel
         from triglyph.bench.contracts import Subject
         from triglyph.models.heads import build_head
+        from triglyph.workflows.bench_subjects import evidence
 
         folder = self.out / "cells" / cell.folder / f"seed-{seed}"
-        if (folder / "untrained").exists():
-            return judged(folder / "untrained", self.trial, [])
-        trained = TrainedModel.open(folder / "run")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = trained.model
-            head = model.config.towers["image"].head or model.config.head
-            drawn = build_head(head, dim_in=model.encoder("image").card.dim, dim=model.config.dim)
-            model.heads["image"] = drawn.eval()
         name = f"{cell.image} ({cell.tuning}) + {UNTRAINED}"
-        people = tuple(trained.manifest["training_patients"])
-        subject = Subject(name, trained, role="control", seed=seed, training_patients=people)
-        return judged(folder / "untrained", self.trial, [(subject, p) for p in _readouts(self.trial, "embedding")])
+
+        def opened() -> dict[str, Subject]:
+            trained = TrainedModel.open(folder / "run")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = trained.model
+                head = model.config.towers["image"].head or model.config.head
+                drawn = build_head(head, dim_in=model.encoder("image").card.dim, dim=model.config.dim)
+                model.heads["image"] = drawn.eval()
+            people, known = tuple(trained.manifest["training_patients"]), evidence(trained)
+            return {name: Subject(name, trained, role="control", seed=seed, training_patients=people, evidence=known)}
+
+        asked = {name: _readouts(self.trial, "embedding")}
+        return judged(folder / "untrained", self.trial, asked, opened, seed=seed)
 
     def _recipe(self, cell: Cell, seed: int) -> Recipe:
         from triglyph.training.recipe import typed

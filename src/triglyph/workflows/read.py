@@ -286,6 +286,8 @@ def _discover(reader: Reader, sources: Sequence[Path], options: ReadOptions) -> 
                     mend="rename one of them, or read them into two cohorts",
                 )
             found[section.section_id] = section
+    if options.exclude is not None:
+        options.exclude.check()
     return list(found.values())
 
 

@@ -68,6 +68,8 @@ PREFIXES = {
 
 CONFIGS = re.compile(r"(cellwhisperer|spatialwhisperer|transformers)(\.\w+)+\.[A-Z]\w*Config", re.ASCII)
 """Classes that become records: configurations of the authors' package, under both its names, and of transformers."""
+UNSEEN = frozenset({"num_attention_heads", "hidden_act", "layer_norm_eps"})
+"""Fields of BERT that leave no trace in the shapes of tensors; the others may be left out."""
 _MOST, _DEEPEST = 2**20, 20
 """Values and characters of the hyper-parameters, and levels: a pickle may hold one list many times, or in itself."""
 _SHOWN = 4
@@ -166,9 +168,10 @@ def _check_architecture(hyper_parameters: Mapping[str, Any], model: Alignment, *
         "identity_projection": False,
         "unlocked_fp16": False,
     }
-    check_config(_plain_fields(found), own, where=where)
+    check_config(_plain_fields(found), own, where=where, required=own)
     for name, (kind, fields) in expected.items():
-        check_config(_plain_fields(_fields(found.get(name), kind, where=where)), fields, where=where)
+        given = _plain_fields(_fields(found.get(name), kind, where=where))
+        check_config(given, fields, where=where, required=UNSEEN if kind == "BertConfig" else fields)
 
 
 def _fields(value: Any, kind: str, *, where: Path) -> dict[str, Any]:

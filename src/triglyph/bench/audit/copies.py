@@ -1,4 +1,4 @@
-"""The same locations under two ids: rows of counts that are equal gene by gene, whatever their order.
+"""The same locations under two ids: rows of counts that are equal gene by gene, whatever their order, or one picture.
 
 A location's signature is the sum over genes of its count times a random 64-bit number of the gene's name, modulo 2^64:
 it does not hang on the order of rows or columns, and sections are compared by intersecting sorted integers.
@@ -14,37 +14,42 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from triglyph.bench.audit.case import Case
-from triglyph.bench.audit.findings import Sheet
+from triglyph.bench.audit.findings import Sheet, listed
 from triglyph.tissue.pictures import HASH
 
 MIN_DETECTED, MIN_TOTAL = 8, 20
 """A location with fewer genes or counts may equal another by chance, and is not compared."""
 MIN_COPIES, MIN_SHARE = 3, 0.02
-"""Fewer equal locations, or a smaller share of those compared, are let pass."""
+"""Fewer equal locations, or a smaller share of those compared, are let pass; of picture files they are advice."""
 
 Signatures = NDArray[np.uint64]
 
 
 def check_copies(case: Case, sheet: Sheet) -> None:
-    """`same-section-twice`, from counts. Sections of one image at one place are found by `check_geometry`."""
+    """`same-section-twice`, from counts and pictures. One image at one place is found by `check_geometry`."""
     name = "same-section-twice"
-    _check_pictures(case, sheet, name)
+    pairs = {pair for sides in case.sides for pair in sides.pairs()}
+    pictured = _check_pictures(case, sheet, name)
+    left = pairs - pictured
     genes = case.genes
     if len(genes) < MIN_DETECTED:
         few = f"the sections have {len(genes)} measured genes in common, {MIN_DETECTED} are needed"
-        sheet.unchecked(name, case.uncounted or few)
+        if left or not pictured:
+            sheet.unchecked(name, case.uncounted or few)
         return
+    if bare := {s for pair in left for s in pair} - set(case.counted):
+        sheet.unchecked(name, f"counts: no genes in {listed(sorted(bare))}")
     found = {s: signatures(case.cohort[s].expression(), genes) for s in case.counted}
     if thin := [s for s, signs in found.items() if not len(signs)]:
         what = f"too few counts to tell locations apart in {len(thin)} sections, such as {thin[0]}"
         sheet.unchecked(name, what)
-    if len(thin) < len(found):
+    if not pairs or any(len(found.get(a, ())) and len(found.get(b, ())) for a, b in pairs):
         sheet.checked(name)
     equal = _equal(found)
     for sides in case.sides:
         for a, b in sides.pairs():
             k, n = equal.get((a, b), 0), len(found.get(b, ()))
-            if k >= MIN_COPIES and k >= MIN_SHARE * n:
+            if _many(k, n):
                 case.copies.add((a, b))
                 what = (
                     f"section {b} (patient {case.patients[b]}, tested) holds {k:,} of its {n:,} compared locations in "
@@ -53,21 +58,51 @@ def check_copies(case: Case, sheet: Sheet) -> None:
                 sheet.find(name, what, message="sections hold the very same counts", sections=(b, a), fold=sides.name)
 
 
-def _check_pictures(case: Case, sheet: Sheet, name: str) -> None:
-    """One picture file on both sides, by its hash, where every location has a file of its own."""
-    files: dict[str, set[str]] = {}
+def _check_pictures(case: Case, sheet: Sheet, name: str) -> set[tuple[str, str]]:
+    """Picture files on both sides, by their hashes; the (seen, tested) sections compared, parts of one included."""
+    hashes = {}
     for section in case.sections:
         obs = getattr(getattr(case.cohort[section], "table", None), "obs", None)
-        if obs is not None and HASH in obs:
-            files[section] = set(obs[HASH].astype(str)) - {""}
+        if obs is not None and HASH in obs and any(obs[HASH]):
+            hashes[section] = obs[HASH].astype(str).to_numpy()
+    compared = set()
     for sides in case.sides:
-        for a, b in sides.pairs():
-            if a != b and (both := len(files.get(a, set()) & files.get(b, set()))):
-                what = (
-                    f"{both:,} of the {len(files[b]):,} picture files of section {b} (patient {case.patients[b]}, "
-                    f"tested) are also in {a} (patient {case.patients[a]}, trained on)"
-                )
-                sheet.find(name, what, message="sections show the very same pictures", sections=(b, a), fold=sides.name)
+        divided = [(s, s) for s in sides.test if s in sides.seen and s in (sides.fold.test_locations or {})]
+        seen, tested = (
+            {s: set(hashes[s][case.rows(sides, s, test=test)]) - {""} for s in of if s in hashes}
+            for of, test in ((sides.seen, False), (sides.test, True))
+        )
+        for a, b in (*sides.pairs(), *divided):
+            if not seen.get(a) or not tested.get(b):
+                continue
+            compared.add((a, b))
+            sheet.checked(name)
+            k, n = len(seen[a] & tested[b]), len(tested[b])
+            if not k:
+                continue
+            many = _many(k, n)
+            if many and a != b:
+                case.copies.add((a, b))
+            whose = f"section {b}" if a != b else f"the tested part of {b}"
+            elsewhere = f"{a} (patient {case.patients[a]}, trained on)" if a != b else "the part trained on"
+            what = (
+                f"{k:,} of the {n:,} picture files of {whose} (patient {case.patients[b]}, tested) are also in "
+                f"{elsewhere}"
+            )
+            sheet.find(
+                name,
+                what,
+                message="sections show the very same pictures",
+                sections=tuple(dict.fromkeys((b, a))),
+                fold=sides.name,
+                severity="fail" if many else "advise",
+            )
+    return compared
+
+
+def _many(k: int, n: int) -> bool:
+    """Whether k equal ones of n that were compared are more than chance, or an empty tile, explains."""
+    return k >= MIN_COPIES and k >= MIN_SHARE * n
 
 
 def signatures(

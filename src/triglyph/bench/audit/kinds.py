@@ -86,8 +86,8 @@ KINDS: dict[str, Kind] = {
     ),
     # ---- the same tissue twice
     "same-section-twice": _fail(
-        "locations across sides that hold the very same counts or show the very same picture file, or one image read "
-        "twice at the same place",
+        "locations across sides that hold the very same counts or show the very same picture files (`advise` where "
+        "these are fewer than 3 or 2 %), or one image read twice at the same place",
         _EVERYTHING,
         "remove the copy",
     ),

@@ -81,6 +81,8 @@ def check_lookalikes(case: Case, sheet: Sheet) -> None:
         why = f"expression: nothing says where locations of {listed(lost)} are, so neighbourhoods cannot be averaged"
         sheet.unchecked("near-duplicates", why)
     else:
+        if bare := sorted(set(case.sections) - set(case.counted)):
+            sheet.unchecked("near-duplicates", f"expression: no genes in {listed(bare)}")
         _compare(case, sheet, _expression(case, genes), "expression profiles", OWN)
     if case.embedding is None:
         sheet.unchecked("near-duplicates", "embeddings: none was named")

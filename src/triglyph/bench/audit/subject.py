@@ -172,7 +172,8 @@ def read_subject(folder: Path, *, cards: Mapping[str, Mapping[str, Any]] | None 
         held_out_locations=dict(about.get("held_out_locations") or {}),
         fitted=(*_fitted(about), *(_fitted(manifest) if judged else ())),
         protocols=protocols,
-        inputs=inputs_of(protocols),
+        # Rows know best what labels were read off: one card serves images and expression.
+        inputs=tuple(manifest["inputs"]) if judged and manifest.get("inputs") else inputs_of(protocols),
         input_genes=tuple(about.get("input_genes") or ()),
         target_genes=tuple(about.get("target_genes") or ()),
         **_of_run(about, of_encoders(encoders, cards or {})),
@@ -222,9 +223,12 @@ def encoder_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def inputs_of(protocols: Iterable[Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """Modalities that protocols feed a model, from the constant `modality` of their cards; None without any."""
-    named = [(card.get("constants") or {}).get("modality") for card in protocols]
-    return tuple(dict.fromkeys(str(m) for m in named if m)) or None
+    """Modalities that protocols feed a model, from the constant `modality` of their cards.
+
+    None without any, and where a card leaves it to its rows: who does not know must not pass for having checked.
+    """
+    named = dict.fromkeys(str(m) for card in protocols if (m := (card.get("constants") or {}).get("modality")))
+    return tuple(named) if named and set(named) <= {"image", "expression", "text"} else None
 
 
 def gene_of(name: str) -> Gene:

@@ -33,24 +33,29 @@ def hest_ceilings(protocol: HestBenchmark, trial: Trial, truths: Truths, source:
     targets = protocol.targets(trial)
     there = scored_locations(trial, targets, source, protocol.modality)
     tested = [s for s in trial.test if there[s.id].any()]
-    noisy = [_noisy(targets, s, np.flatnonzero(there[s.id])) for s in tested]
+    counted = [_counted(targets, s, np.flatnonzero(there[s.id])) for s in tested]
     noise_free = partial(_noise_free, release=protocol.compat == "release")
-    out = protocol.rows_of(Rows.start(protocol, ceiling_subject(COUNTING), trial), noisy, targets.genes, noise_free)
+    out = protocol.rows_of(Rows.start(protocol, ceiling_subject(COUNTING), trial), counted, targets.genes, noise_free)
     if not truths.all_expected(tested):
         return out
     known = true_expression(targets, truths, there)
     return out + protocol.judge(Rows.start(protocol, ceiling_subject(EXPRESSION), trial), known, targets)
 
 
-def _noisy(targets: HestTargets, section: SectionLike, rows: NDArray[np.intp]) -> Scored:
-    """The noise variance of the targets in place of a guess."""
-    return Scored(section, rows, log_noise(targets.counts(section)[rows]), targets[section][0][rows])
+def _counted(targets: HestTargets, section: SectionLike, rows: NDArray[np.intp]) -> Scored:
+    """The counts themselves in place of a guess."""
+    counts = targets.counts(section)[rows].toarray().astype(np.float64)
+    return Scored(section, rows, counts, targets[section][0][rows])
 
 
 def _noise_free(
-    drawn: Resamples, noise: Floats, truth: Floats, *, release: bool
+    drawn: Resamples, counts: Floats, truth: Floats, *, release: bool
 ) -> tuple[Mapping[str, Measure], Floats]:
-    """Pearson that a noise-free prediction would reach."""
+    """Pearson that a noise-free prediction would reach.
+
+    Noise is estimated of all these locations at once: that of a few is shrunk, which many sections do not average out.
+    """
+    noise = log_noise(counts)
     r, draws = noise_free_pearson(truth, noise), noise_free_draws(drawn, truth, noise)
     defined = ~np.isnan(r)
     value = Measure(

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 def place(
     moving_um: Floats, moving_stain: Floats, *, onto_um: Floats, onto_stain: Floats, angles: int = 36, shifts: int = 3
-) -> Floats:
+) -> Floats | None:
     """Centres of one section in the frame of another: the turn, flip and shift with the most alike stain.
 
     The middles are laid onto each other, every turn of a grid is tried with small shifts, the best is refined twice.
@@ -37,8 +37,10 @@ def place(
 
     Returns
     -------
-    (n, 2), µm.
+    (n, 2), µm; None where the two cannot be laid onto each other: less than half would overlap, or no stain varies.
     """
+    if min(len(moving_um), len(onto_um)) < 2:
+        return None
     about = moving_um - moving_um.mean(axis=0)
     middle = onto_um.mean(axis=0)
     tree, pitch = cKDTree(onto_um), _pitch(onto_um)
@@ -53,12 +55,15 @@ def place(
         on = distance < pitch
         overlap = on.mean()
         if overlap < 0.5:
-            return -1.0
-        return float(mean_defined(pearson(a[on], b[index[on]])).value * overlap)
+            return -np.inf
+        alike = mean_defined(pearson(a[on], b[index[on]])).value
+        return -np.inf if np.isnan(alike) else float(alike * overlap)
 
     step = 2 * np.pi / angles
     grid = np.arange(-shifts, shifts + 1) * 2 * pitch
     best = max(itertools.product(np.arange(angles) * step, (1.0, -1.0), grid, grid), key=fit)
+    if fit(best) == -np.inf:
+        return None
     for fine in (0.3, 0.1):
         turns = best[0] + np.arange(-3, 4) * step * fine
         xs, ys = (best[i] + np.arange(-3, 4) * 2 * pitch * fine for i in (2, 3))

@@ -8,6 +8,7 @@ core-panel baselines here. A `Predictor` is trained already and is asked for gen
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,6 +33,8 @@ Fit = Callable[[Sequence[tuple[Floats, Floats]]], Callable[[Floats], Floats]]
 CORE_ALPHAS = tuple(float(a) for a in np.logspace(0, 5, 11))
 NEIGHBOUR_ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))
 _BLOCK_BYTES = 64 << 20
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -236,8 +239,9 @@ class TrainingMean(Learner):
 class AlignedPosition(Learner):
     """Mean expression of the nearest training locations of the same block, sections laid onto each other.
 
-    Sections are turned, flipped and shifted onto the tested one by their stain (`stain`), never by expression: see
-    `placing.place`. Sections of a block without a training section get no prediction.
+    Whole sections are turned, flipped and shifted onto the tested one by their stain (`stain`), never by expression:
+    see `placing.place`. The other part of a divided section lies as it is. Where nothing of the block is trained on, or
+    can be laid onto the section, there is no prediction.
     """
 
     stain: Any
@@ -247,33 +251,48 @@ class AlignedPosition(Learner):
     def learn(self, targets: GeneTargets) -> Predict:
         from sklearn.neighbors import KNeighborsRegressor
 
-        def seen(section: SectionLike) -> tuple[Floats, Floats, NDArray[np.intp]]:
-            values, present = pooled(self.stain, section, "image")
-            rows = np.flatnonzero(present)
-            return np.asarray(section.centres_um)[rows], np.asarray(values[rows], dtype=np.float64)[:, [0, 1, 6]], rows
-
         def predict(section: SectionLike) -> tuple[Floats, Bools]:
             n = len(section.centres_um)
             out, there = np.full((n, len(targets.genes)), np.nan), np.zeros(n, dtype=bool)
-            block = [s for s in targets.trial.train if block_of(s) == block_of(section) != ""]
-            if not block:
-                return out, there
-            xy, stain, rows = seen(section)
+            rows = np.flatnonzero(pooled(self.stain, section, "image")[1])
             placed, values = [], []
             memo = targets.trial.memo  # what is predicted changes from protocol to protocol, places do not
-            for other in block:
-                other_xy, other_stain, kept = seen(other)
-                key = ("placed", self.stain, other.id, section.id)
+            for other in targets.trial.train:
+                if not block_of(other) or block_of(other) != block_of(section):
+                    continue
+                key = ("placed", self.stain, whole_of(other).id, whole_of(section).id)
                 if key not in memo:
-                    memo[key] = place(other_xy, other_stain, onto_um=xy, onto_stain=stain)
-                placed.append(memo[key])
+                    memo[key] = self._laid(whole_of(other), whole_of(section))
+                (centres,) = cut(other, memo[key])
+                kept = np.flatnonzero(np.isfinite(centres).all(axis=1))
+                placed.append(centres[kept])
                 values.append(targets[other][0][kept])
-            near = KNeighborsRegressor(self.k, weights="distance").fit(np.concatenate(placed), np.concatenate(values))
-            out[rows] = near.predict(xy)
-            there[rows] = True
+            n_seen = sum(map(len, placed))
+            if n_seen and len(rows):
+                near = KNeighborsRegressor(min(self.k, n_seen), weights="distance")
+                near.fit(np.concatenate(placed), np.concatenate(values))
+                out[rows] = near.predict(np.asarray(section.centres_um)[rows])
+                there[rows] = True
             return out, there
 
         return predict
+
+    def _laid(self, section: SectionLike, onto: SectionLike) -> Floats:
+        """(n, 2) of a whole section in the frame of another, µm; NaN where it has no stain or does not fit."""
+        out = np.full((len(section.centres_um), 2), np.nan)
+        (moving_um, moving, rows), (onto_um, still, _) = self._stained(section), self._stained(onto)
+        placed = moving_um if section.id == onto.id else place(moving_um, moving, onto_um=onto_um, onto_stain=still)
+        if placed is None:
+            log.warning("section %s cannot be laid onto %s by its stain, and is left out", section.id, onto.id)
+        else:
+            out[rows] = placed
+        return out
+
+    def _stained(self, section: SectionLike) -> tuple[Floats, Floats, NDArray[np.intp]]:
+        """Centres and stain of the locations of a whole section that have one, and which these are."""
+        values, present = pooled(self.stain, section, "image")
+        rows = np.flatnonzero(present)
+        return np.asarray(section.centres_um)[rows], np.asarray(values[rows], dtype=np.float64)[:, [0, 1, 6]], rows
 
 
 def block_of(section: Any) -> str:

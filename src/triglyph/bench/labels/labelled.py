@@ -89,8 +89,9 @@ class LabelProtocol(Protocol):
         return f"{self.modality}->label"
 
     def constants(self) -> dict[str, Any]:
-        """The fields; not the modality, so that what is read off an image and off expression can be compared."""
-        return {**super().constants(), "modality": "as the direction of a row says"}
+        """The fields; not image or expression, so that what is read off either can be compared. Captions stay apart."""
+        read = "text" if self.modality == "text" else "as the direction of a row says"
+        return {**super().constants(), "modality": read}
 
     def labelled(self, subject: Subject, sections: Sequence[SectionLike]) -> tuple[Labelled, ...]:
         """The labelled locations of sections, those without any left out.
@@ -128,9 +129,17 @@ class LabelProtocol(Protocol):
         Raises
         ------
         FoldError
-            There are none.
+            No test section has labels.
+        ContractError
+            The subject has no features where there are labels.
         """
         found = self.labelled(subject, trial.test)
+        if not found and any((known_labels(s) != "").any() for s in trial.test):
+            raise ContractError(
+                f"{subject.name} has no features at labelled locations",
+                where=f"test sections of split {trial.split!r}, fold {trial.fold or '0'}",
+                mend="embed the sections that have labels",
+            )
         if not found:
             raise FoldError(
                 "no test section has labels",
@@ -146,10 +155,20 @@ class LabelProtocol(Protocol):
         ------
         FoldError
             Training has fewer than two classes, or no test section has labels.
+        ContractError
+            The subject has no features where there are labels, or where those of all but one class are.
         """
         train = self.labelled(subject, sorted(trial.train, key=lambda s: s.id))
         n_classes = len(np.unique(np.concatenate([s.labels for s in train]))) if train else 0
         if n_classes < 2:
+            there = {str(label) for s in trial.train for label in np.unique(known_labels(s))} - {""}
+            if len(there) >= 2:
+                what = "no features at labelled locations"
+                raise ContractError(
+                    f"{subject.name} has {what if not train else f'features of 1 of {len(there)} labelled classes'}",
+                    where=f"training sections of split {trial.split!r}, fold {trial.fold or '0'}",
+                    mend="embed the sections that have labels",
+                )
             raise FoldError(
                 f"the training sections hold {n_classes} labelled classes, a probe needs 2",
                 where=f"split {trial.split!r}, fold {trial.fold or '0'}",

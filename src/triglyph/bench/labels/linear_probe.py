@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 class ProbeProtocol(LabelProtocol):
     """A protocol that fits linear probes, in one of the field's forms (see `triglyph.bench.labels.probes`)."""
 
+    version: ClassVar[str] = "2"
+    """Of 2, ceilings are given their shares in hundredths."""
     variant: Variant = "default"
     c: float | None = Field(default=None, gt=0)
     """Inverse strength of the L2 penalty; None: the variant's own."""

@@ -39,6 +39,8 @@ class ZeroShot(Protocol):
     """Locations ranked, and given a class, by words."""
 
     name: ClassVar[str] = "zero-shot"
+    version: ClassVar[str] = "2"
+    """Of 2, a ceiling's scores are probabilities, and its class is that of the highest odds over training's."""
     task: ClassVar[str] = "zero-shot"
     has_null: ClassVar[bool] = True
 

@@ -129,7 +129,10 @@ def _at(names: Sequence[str], of: Sequence[str]) -> list[int]:
 
 
 def _starting(protocol: SpatialWhispererBenchmark, subject: Subject, trial: Trial) -> Rows:
-    """`Rows.start`; without knowing whose tissue a model has seen, nobody can say that these people are new to it."""
+    """`Rows.start`; without knowing whose tissue a model has seen, nobody can say that these people are new to it.
+
+    Names of people in another cohort say nothing: only training patients whom this cohort knows can be told apart.
+    """
     how = {_compat(section) for section in trial.test}
     if len(how) > 1:
         raise ContractError(
@@ -140,7 +143,9 @@ def _starting(protocol: SpatialWhispererBenchmark, subject: Subject, trial: Tria
     subject = replace(subject, compat=how.pop() if how else "")
     rows = Rows.start(protocol, subject, trial)
     seen = set(subject.source.training_sections)
-    if subject.training_patients or (seen and seen <= set(trial.patients)):
+    people = set(subject.training_patients)
+    here = people <= set(trial.patients.values()) and seen <= set(trial.patients)
+    if here and (people or seen):
         return rows
     subject = replace(subject, transductive=(*subject.transductive, UNKNOWN))
     return replace(rows, subject=subject, levels=dict.fromkeys(rows.levels, "within-patient"))

@@ -38,6 +38,7 @@ MIN_GENES = 250
 BLOCK_BYTES = 64 * 2**20
 """Of counts held while a block of samples is read."""
 META = ("title", "source_name_ch1", "characteristics_ch1", "series_id", "singlecellprobability")
+_SERIES = re.compile(r"[,;\s]+")
 _SYMBOLS, _IDS = ("symbol", "gene_symbol"), ("ensembl_gene", "ensembl_gene_id", "ensembl_id")
 
 
@@ -65,7 +66,7 @@ class Archs4Reader:
     understands = frozenset({"exclude", "min_genes", "samples_per_section"})
 
     def __init__(self) -> None:
-        self._sections: dict[Path, tuple[dict[str, _Section], str]] = {}
+        self._sections: dict[Path, tuple[dict[str, _Section], str, list[str]]] = {}
 
     def discover(self, source: Path, options: ReadOptions) -> list[SectionSource]:
         """One section per donor, or per pack of donors, in one `.h5` or a folder of them."""
@@ -83,7 +84,8 @@ class Archs4Reader:
     def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
         """The profiles of one section that are not excluded and have enough genes."""
         notes, path = Notes(), section.file("expression")
-        sections, accessions = self._of(path, options)
+        sections, accessions, excluded = self._of(path, options)
+        notes.lines += excluded
         mine = sections[section.section_id]
         where = f"{path}, section {section.section_id}"
         least = MIN_GENES if options.min_genes is None else options.min_genes
@@ -137,14 +139,21 @@ class Archs4Reader:
             },
         )
 
-    def _of(self, path: Path, options: ReadOptions) -> tuple[dict[str, _Section], str]:
+    def _of(self, path: Path, options: ReadOptions) -> tuple[dict[str, _Section], str, list[str]]:
+        """Sections of a file, the digest of its accessions, and what was excluded from it, in words."""
         if path not in self._sections:
             with _opened(path) as file:
                 samples = file["meta/samples"]
                 accessions, series = (_texts(samples[k]) for k in ("geo_accession", "series_id"))
-            excluded = options.exclude.names if options.exclude is not None else frozenset()
+            excluded: frozenset[str] = frozenset()
+            if options.exclude is not None:
+                excluded = options.exclude.among({*accessions, *(s for text in series for s in _SERIES.split(text))})
             donors = donors_of(accessions, series, excluded)
-            self._sections[path] = _packed(donors, options.samples_per_section), digest(accessions)
+            notes = []
+            if options.exclude is not None:
+                less = len(accessions) - sum(len(d.rows) for d in donors)
+                notes.append(options.exclude.note(less, len(accessions), "samples", excluded))
+            self._sections[path] = _packed(donors, options.samples_per_section), digest(accessions), notes
         return self._sections[path]
 
 
@@ -165,9 +174,7 @@ def donors_of(accessions: list[str], series: list[str], excluded: frozenset[str]
             parent[name] = name = parent[parent[name]]
         return name
 
-    of_sample = [
-        tuple(s for s in re.split(r"[,;\s]+", text) if s) or (a,) for a, text in zip(accessions, series, strict=True)
-    ]
+    of_sample = [tuple(s for s in _SERIES.split(text) if s) or (a,) for a, text in zip(accessions, series, strict=True)]
     for names in of_sample:  # also of excluded samples: what links two series links them whatever is left out
         for name in names[1:]:
             parent[root(name)] = root(names[0])

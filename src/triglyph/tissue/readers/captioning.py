@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from triglyph.errors import ContractError, RecipeError
@@ -157,9 +158,11 @@ def _templated(draft: SectionDraft, options: ReadOptions, wanted: Sequence[bool]
 
 
 def _texts(column: pd.Series) -> list[str]:
-    """Values as words, "" where missing; 54.0 is 54."""
+    """Values as words, "" where missing; 54.0 is 54, and no digit is lost."""
+    values = np.asarray(column)  # floats in their own precision: 0.1 of 32 bits is 0.10000000149 in 64
     words = []
-    for value in column.astype(object):
-        text = "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value).strip()
+    for value in values if values.dtype.kind == "f" else column.astype(object):
+        whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        text = "" if pd.isna(value) else str(int(value)) if whole else str(value).strip()
         words.append("" if text.lower() in MISSING else text)
     return words

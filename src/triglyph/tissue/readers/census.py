@@ -42,6 +42,8 @@ MAX_VALUES = 500
 IGNORED = ("soma_joinid", "donor_id", "leiden", "observation_joinid", "is_primary_data", "dataset_id")
 BLOCK = 4096
 """Cells read at once."""
+DENSE_BYTES = 64 * 2**20
+"""Of a dense table held at once; a row of 60,000 genes has 240 kB."""
 
 
 class Cells(abc.ABC):
@@ -95,13 +97,19 @@ class LocalCells(Cells):
                     where=path,
                     mend="write it again as CSR: adata.X = adata.X.tocsr()",
                 )
-            self._matrix = ad.io.sparse_dataset(matrix)
+            self._matrix: Any = ad.io.sparse_dataset(matrix)
         else:
             self._matrix = matrix
+        self._dense = not hasattr(matrix, "keys")
         self.symbols, self.ensembl_ids = gene_names(ad.io.read_elem(file["raw/var" if raw else "var"]), notes)
 
     def counts(self, rows: NDArray[np.intp]) -> sp.csr_matrix:
         # One stretch is much faster than scattered rows; what lies between is dropped.
+        if self._dense:
+            width = max(1, DENSE_BYTES // max(1, self._matrix.shape[1] * self._matrix.dtype.itemsize))
+            parts = np.split(rows, np.flatnonzero(np.diff(rows // width)) + 1)
+            stretches = [sp.csr_matrix(self._matrix[p[0] : p[-1] + 1][p - p[0]]) for p in parts]
+            return sp.csr_matrix(sp.vstack(stretches, format="csr"))
         a, b = int(rows[0]), int(rows[-1]) + 1
         if b - a > 4 * len(rows):
             return sp.csr_matrix(self._matrix[rows])
@@ -158,6 +166,9 @@ class CensusReader:
     platform = "census"
     understands = frozenset({"exclude", "min_genes", "assay", "counts_layer"})
 
+    def __init__(self) -> None:
+        self._names: dict[Path, tuple[list[str], list[str]]] = {}
+
     def discover(self, source: Path, options: ReadOptions) -> list[SectionSource]:
         """One section per dataset that is not excluded; only metadata are read."""
         suffixes = (".h5ad", ".json")
@@ -165,14 +176,25 @@ class CensusReader:
         files = [f for f in files if f.suffix in suffixes]
         if not files:
             raise SourceError("there are no cells", where=source, mend="give .h5ad files, or a .json for the Census")
-        excluded = options.exclude.names if options.exclude is not None else frozenset()
         found = []
         for path in files:
             role = "table" if path.suffix == ".h5ad" else "query"
-            with opened(path, options, Notes()) as cells:
-                names = sorted(set(_datasets(cells.obs, path).unique()) - excluded)
+            names, _ = self._of(path, options)
             found += [SectionSource(name, self.platform, path.parent, {role: path}) for name in names]
         return found
+
+    def _of(self, path: Path, options: ReadOptions) -> tuple[list[str], list[str]]:
+        """Datasets of a file that are not excluded, and what was excluded, in words."""
+        if path not in self._names:
+            with opened(path, options, Notes()) as cells:
+                names = set(_datasets(cells.obs, path).unique())
+            notes = []
+            if options.exclude is not None:
+                excluded = options.exclude.among(names)
+                notes.append(options.exclude.note(len(excluded), len(names), "datasets", excluded))
+                names -= excluded
+            self._names[path] = sorted(names), notes
+        return self._names[path]
 
     def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
         """The pseudobulks of one dataset."""
@@ -180,6 +202,7 @@ class CensusReader:
         role = "table" if "table" in section.files else "query"
         path = section.file(role)
         where = f"{path}, dataset {section.section_id}"
+        notes.lines += self._of(path, options)[1]
         with opened(path, options, notes, dataset=section.section_id) as cells:
             mine = (_datasets(cells.obs, path) == section.section_id).to_numpy()
             rows = np.flatnonzero(mine & _wanted(cells.obs, options, notes, where))
@@ -321,10 +344,7 @@ def pseudobulks(cells: Cells, rows: NDArray[np.intp], columns: list[str], *, lea
     ContractError
         A count is not a whole number.
     """
-    words = cells.obs[columns].iloc[rows].astype(object)
-    words = words.where(words.notna(), "").astype(str)
-    keys = pd.Series(["\x1f".join(r) for r in words.itertuples(index=False)], dtype=object)
-    names, group = np.unique(keys.to_numpy(dtype=str), return_inverse=True)
+    group, words, names = _groups(cells.obs[columns], rows)
     total = sp.csr_matrix((len(names), len(cells.symbols)), dtype=np.int64)
     n_cells = np.zeros(len(names), dtype=np.int64)
     for block_rows, block in cells.blocks(rows):
@@ -336,9 +356,28 @@ def pseudobulks(cells: Cells, rows: NDArray[np.intp], columns: list[str], *, lea
         member = sp.csr_matrix((np.ones(len(good), np.int64), (mine, good)), shape=(len(names), block.shape[0]))
         total = total + member @ block.astype(np.int64)
         n_cells += np.bincount(mine, minlength=len(names))
-    _, first = np.unique(group, return_index=True)
-    obs = words.iloc[first].reset_index(drop=True)
-    obs["n_cells"] = n_cells
+    obs = words.assign(n_cells=n_cells)
     obs.index = pd.Index([f"pb-{hashlib.sha256(n.encode()).hexdigest()[:12]}" for n in names], dtype=object)
     kept = n_cells > 0
     return Pseudobulks(sp.csr_matrix(total)[kept], obs[kept], len(rows) - int(n_cells.sum()))
+
+
+def _groups(obs: pd.DataFrame, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], pd.DataFrame, NDArray[np.object_]]:
+    """Groups of the rows that agree in every column, as words with "" for what is missing.
+
+    Returns
+    -------
+    Group of each row (k,); words of each group, and the same joined, by which groups are in order.
+    """
+    # Words are joined for groups alone: of a million cells they would be gigabytes.
+    group = np.zeros(len(rows), dtype=np.int64)
+    for name in obs.columns:
+        code, values = pd.factorize(obs[name].iloc[rows])
+        word, different = pd.factorize(np.array(["", *map(str, values)], dtype=object))
+        group = pd.factorize(group * len(different) + word[code + 1])[0].astype(np.int64)
+    _, first = np.unique(group, return_index=True)
+    words = obs.iloc[rows[first]].astype(object)
+    words = words.where(words.notna(), "").astype(str).reset_index(drop=True)
+    names = np.array(["\x1f".join(row) for row in words.to_numpy()], dtype=object)
+    order = np.argsort(names, kind="stable")
+    return np.argsort(order)[group], words.iloc[order].reset_index(drop=True), names[order]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _KINDS = (".csv", ".tsv", ".jsonl")
 
 @dataclass(frozen=True)
 class PairTable:
-    """A table of pairs, all columns text, with "" where empty."""
+    """A table of pairs, all columns text, with "" where empty. What is no text in JSON stays as JSON: 12, true."""
 
     path: Path
     rows: pd.DataFrame
@@ -74,7 +75,8 @@ def read_pairs(path: Path, *, columns: Container[str | None] | None = None) -> P
         raise SourceError("not a table of pairs", where=path, mend=f"give one of {', '.join(_KINDS)}")
     try:
         if path.suffix == ".jsonl":
-            rows = pd.DataFrame(_objects(path)).fillna("").astype(str)
+            objects = [{name: _text(value) for name, value in one.items()} for one in _objects(path)]
+            rows = pd.DataFrame(objects, dtype=object).fillna("")
         else:
             rows = pd.read_csv(
                 path,
@@ -92,7 +94,7 @@ def read_pairs(path: Path, *, columns: Container[str | None] | None = None) -> P
 
 def _objects(path: Path) -> list[dict[str, Any]]:
     found = []
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -104,6 +106,12 @@ def _objects(path: Path) -> list[dict[str, Any]]:
                 raise SourceError("not a JSON object", where=f"{path}, line {number}", mend="one object a line")
             found.append(one)
     return found
+
+
+def _text(value: Any) -> str:
+    """A value of JSON; a number must not change because another line lacks it, as in a column of pandas."""
+    missing = value is None or (isinstance(value, float) and isnan(value))
+    return "" if missing else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def sections_of(

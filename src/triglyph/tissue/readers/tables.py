@@ -140,7 +140,7 @@ def plain_columns(obs: pd.DataFrame, notes: Notes) -> pd.DataFrame:
         taken.add(new.lower())
         if new != name:
             renamed.append(f"{name!r} -> {new!r}")
-        out[new] = obs[name].to_numpy() if not isinstance(obs[name].dtype, pd.CategoricalDtype) else list(obs[name])
+        out[new] = obs[name].to_numpy()
     if renamed:
         notes.add(f"renamed obs columns: {', '.join(renamed)}")
     return out
