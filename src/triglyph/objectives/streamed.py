@@ -94,32 +94,33 @@ class StreamedInfoNce(torch.autograd.Function):
             else:
                 rows[here] = torch.logsumexp(logits, dim=1)
                 columns = torch.logaddexp(columns, torch.logsumexp(logits, dim=0))
+        # (2, n): logsumexps of the negatives alone, of rows and of columns.
+        wrong = torch.stack([rows, columns])
         if bound <= SAFE:
-            rows, columns = rows.log_().add_(bound), columns.log_().add_(bound)
-        # `rows` and `columns` are logsumexps of the negatives alone.
-        ctx.save_for_backward(a, b, scale, right, rows, columns)
+            wrong.log_().add_(bound)
+        ctx.save_for_backward(a, b, scale, right, wrong)
         ctx.keys, ctx.bound = keys, bound
-        return (F.softplus(rows - right) + F.softplus(columns - right)).mean() / 2
+        return F.softplus(wrong - right).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        a, b, scale, right, rows, columns = ctx.saved_tensors
+        a, b, scale, right, wrong = ctx.saved_tensors
         n, bound = len(a), ctx.bound
-        by_row, by_column = torch.logaddexp(rows, right), torch.logaddexp(columns, right)
-        wrong = (rows - by_row).exp() + (columns - by_column).exp()
-        row_share, column_share = (bound - by_row).exp(), (bound - by_column).exp()
+        totals = torch.logaddexp(wrong, right)
+        lacking = (wrong - totals).exp_().sum(dim=0)
+        by_row, by_column = totals if bound > SAFE else (bound - totals).exp_()
         left, other = torch.empty_like(a), torch.zeros_like(b)
         for start, logits in _Blocks(a, b):
             ctx.keys.mask(logits.mul_(scale), start, -torch.inf)
             here = slice(start, start + len(logits))
             if bound <= SAFE:
                 shares = logits.sub_(bound).exp_()
-                shares *= row_share[here, None] + column_share[None, :]
+                shares *= by_row[here, None] + by_column[None, :]
             else:
                 shares = (logits - by_row[here, None]).exp_() + (logits - by_column[None, :]).exp_()
             # What the right answer lacks to a probability of 1, of its row and of its column.
-            shares.diagonal(start).copy_(-wrong[here])
+            shares.diagonal(start).copy_(-lacking[here])
             torch.mm(shares, b, out=left[here])
             other.addmm_(shares.T, a[here])
         # Sums over rows and columns are halved, and the loss is a mean.
