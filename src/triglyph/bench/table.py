@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from triglyph.bench.across_folds import FOLDS, OVER_PATIENTS
 from triglyph.bench.comparison import question
 from triglyph.bench.null import NULL, NULL_HIGH, Key, key
+from triglyph.metrics.bootstrap import MIN_BLOCKS, MIN_PATIENTS
 from triglyph.metrics.merit import lower_is_better
 from triglyph.metrics.result import Result
 
@@ -89,6 +90,10 @@ class Table:
             f"brackets: 95 %, Student's t, standard error by bootstrap over {_PLURAL[u]}"
             for u in sorted({r.ci_unit for r in shown} & {*_PLURAL})
         ]
+        if shown and all(r.ci_low is None for r in shown):
+            notes.append(
+                f"no intervals: they need {MIN_PATIENTS} test patients, or {MIN_BLOCKS} blocks of tissue of 1 mm"
+            )
         if any(line.starred(m) for line in self.lines for m in self.models):
             notes.append("* better than the 95th percentile of its null")
         notes += sorted(
@@ -150,10 +155,17 @@ def markdown(tables: Sequence[Table]) -> str:
     """All tables with their notes, in Markdown."""
     parts = []
     for table in tables:
-        rows = [table.header(), *(table.cells(line) for line in table.lines)]
-        text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        text.insert(1, "|" + " --- |" * len(rows[0]))
-        parts.append("\n".join([f"## {table.task}", "", *text, "", *(f"- {note}" for note in table.notes())]))
+        lines: dict[str, list[Line]] = {}
+        for line in table.lines:
+            lines.setdefault(line.row.protocol, []).append(line)
+        told = [f"## {table.task}", ""]
+        for protocol, of in lines.items():
+            rows = [table.header(), *(table.cells(line) for line in of)]
+            text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+            text.insert(1, "|" + " --- |" * len(rows[0]))
+            # Lines of two protocols may say the same of direction, metric and level.
+            told += [*([f"### {protocol}", ""] if len(lines) > 1 else []), *text, ""]
+        parts.append("\n".join([*told, *(f"- {note}" for note in table.notes())]))
     return "\n\n".join(parts) + "\n"
 
 

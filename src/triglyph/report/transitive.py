@@ -172,7 +172,9 @@ def markdown(found: Sequence[Gain], *, reference: str, versus: Sequence[tuple[st
         ]
         for g in here:
             p, q = g.over_chance, g.over_reference
-            share = "" if g.share is None else f"{g.share[0]:.2f} [{g.share[1]:.2f}, {g.share[2]:.2f}]"
+            share = "" if g.share is None else f"{g.share[0]:.2f}"
+            if g.share is not None:
+                share += f" [{g.share[1]:.2f}, {g.share[2]:.2f}]" if np.isfinite(g.share[1]) else " (no interval)"
             beside = f"{_signed(q)} | {q.p_adjusted:.2g}" if q is not None else " | "
             n = g.over_null
             null = " | " if n is None else f"{_signed(n)} | {n.p_adjusted:.2g}"

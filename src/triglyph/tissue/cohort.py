@@ -189,8 +189,11 @@ class Cohort:
         """A saved split, checked against the sections that are here."""
         path = self.path / "splits" / f"{name}.json"
         if not path.is_file():
+            there = f"name one that is saved ({', '.join(self.splits)}; of a recipe: --set data.split=NAME)"
             raise SplitError(
-                f"no split {name!r}", where=self.path, mend=f"saved splits: {', '.join(self.splits) or 'none'}"
+                f"no split {name!r}",
+                where=self.path,
+                mend=f"{there if self.splits else 'none is saved'}; or make it: triglyph split COHORT --name {name}",
             )
         split = Split.model_validate(read_json(path))
         split.check(self.patients)

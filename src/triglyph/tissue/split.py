@@ -67,7 +67,11 @@ class Split(Frozen):
     def _sides_are_apart(self) -> Split:
         for fold in self.folds:
             if not fold.train or not fold.test:
-                raise SplitError("a fold needs sections to train on and sections to test on", where=self._at(fold))
+                raise SplitError(
+                    "a fold needs sections to train on and sections to test on",
+                    where=self._at(fold),
+                    mend="name sections on both sides: --train C2 --test B4, or hold patients out: --test-patients 2",
+                )
             sides = {"train": set(fold.train), "val": set(fold.val), "test": set(fold.test)}
             if self.level == "within-section":
                 continue
@@ -189,7 +193,9 @@ def holdout(
     people = sorted(set(patients.values()))
     if test_patients + val_patients >= len(people):
         raise SplitError(
-            f"{test_patients} test and {val_patients} validation patients of {len(people)}", where=f"split {name!r}"
+            f"{test_patients} test and {val_patients} validation patients of {len(people)}",
+            where=f"split {name!r}",
+            mend="leave at least one patient to train on",
         )
     order = [people[i] for i in np.random.default_rng(seed).permutation(len(people))]
     test, val = order[:test_patients], order[test_patients : test_patients + val_patients]
