@@ -59,10 +59,10 @@ def annotation_picture(section: Section, annotation: Annotation, palette: Mappin
             draw_tissue(panels[0], section, max_px=1100)
             panels[0].set_title(whose)
         labelled = panels[-2]
-        draw_tissue(labelled, section, fade=0.55, max_px=1100)
+        draw_tissue(labelled, section, fade=0.4, max_px=1100)
         classes = a.label.copy()
         classes[classes == UNSURE] = ""
-        draw_classes(labelled, section, classes, palette, alpha=0.85)
+        draw_classes(labelled, section, classes, palette, alpha=0.6)
         draw_hollow(labelled, section, a.label == UNSURE, colour=palette[UNSURE])
         draw_crosses(labelled, section, a.strange)
         told = f"{'Calibrated' if a.about['calibration'] else 'Zero-shot'} labels from {_source(a)}"

@@ -34,6 +34,9 @@ def draw_tissue(axes: Axes, section: Section, *, fade: float = 0.0, max_px: int 
         (left, top), (right, bottom) = to_um([[0, 0], [width, height]])
         shown = (image.astype(np.float32) * (1 - fade) + 255 * fade).astype(np.uint8)
         axes.imshow(shown, extent=(left, right, bottom, top), interpolation="antialiased", zorder=0)
+        # Nothing is shown beside the image, nor does the bar lie there.
+        x0, x1 = max(x0, left), min(x1, right)
+        y0, y1 = max(y0, min(top, bottom)), min(y1, max(top, bottom))
     axes.set_xlim(x0, x1)
     axes.set_ylim(y1, y0)
     axes.set_aspect("equal")
