@@ -28,6 +28,23 @@ log = logging.getLogger(__name__)
 Embedded = tuple[NDArray[Any], NDArray[np.bool_]]
 
 
+def shared_space(subject: Subject) -> list[str]:
+    """The modalities of a subject, in the fixed order.
+
+    Raises
+    ------
+    ContractError
+        It has fewer than two.
+    """
+    has = [m for m in MODALITIES if m in subject.modalities]
+    if len(has) < 2:
+        raise ContractError(
+            f"retrieval needs two modalities in one space, {subject.name} has {', '.join(has) or 'none'}",
+            mend="judge a trained model, or a baseline that maps one modality to another",
+        )
+    return has
+
+
 class Retrieval(Protocol):
     """Recall@k and median rank over full galleries."""
 
@@ -56,12 +73,7 @@ class Retrieval(Protocol):
 
     def run(self, subject: Subject, trial: Trial) -> list[Result]:
         rows = Rows.start(self, subject, trial)
-        has = [m for m in MODALITIES if m in subject.modalities]
-        if len(has) < 2:
-            raise ContractError(
-                f"retrieval needs two modalities in one space, {subject.name} has {', '.join(has) or 'none'}",
-                mend="judge a trained model, or a baseline that maps one modality to another",
-            )
+        has = shared_space(subject)
         found: dict[tuple[str, str], dict[str, Measure]] = {}
         for section in trial.test:
             embedded = {m: subject.embed(section, m) for m in has}

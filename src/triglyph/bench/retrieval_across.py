@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from triglyph.bench.contracts import MODALITIES, SectionLike, Subject, Trial
+from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.protocol import PER_SECTION, ProtocolCard
-from triglyph.bench.retrieval import Retrieval, same_captions
+from triglyph.bench.retrieval import Retrieval, same_captions, shared_space
 from triglyph.bench.rows import Measure, Rows
-from triglyph.errors import ContractError
 from triglyph.metrics.result import Result
 from triglyph.metrics.retrieval import match_ranks, right_answers
 
@@ -44,12 +43,7 @@ class RetrievalAcross(Retrieval):
 
     def run(self, subject: Subject, trial: Trial) -> list[Result]:
         rows = Rows.start(self, subject, trial)
-        has = [m for m in MODALITIES if m in subject.modalities]
-        if len(has) < 2:
-            raise ContractError(
-                f"retrieval needs two modalities in one space, {subject.name} has {', '.join(has) or 'none'}",
-                mend="judge a trained model, or a baseline that maps one modality to another",
-            )
+        has = shared_space(subject)
         embedded = {s.id: {m: subject.embed(s, m) for m in has} for s in trial.test}
         out: list[Result] = []
         for a, b in combinations(has, 2):

@@ -13,7 +13,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,11 +55,10 @@ class TorchFile:
             raise WeightsError("there is no such file", where=path, mend="check the path")
         with self._readable("not a file of torch.save, or cut short"):
             self._zip = zipfile.ZipFile(path)
-        try:
+        with ExitStack() as unless_opened:
+            unless_opened.callback(self.close)
             self._open(records)
-        except BaseException:
-            self.close()
-            raise
+            unless_opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
