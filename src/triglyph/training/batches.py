@@ -8,20 +8,80 @@ come in handfuls of one section: a batch then holds as many rows of each of its 
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from triglyph.errors import ContractError, RecipeError
 
+Seen = TypeVar("Seen")
+"""What one process is given at a step."""
 
-class Batches:
-    """Index batches, endless over epochs, from any (epoch, step) on.
+
+class BatchOrder(abc.ABC, Generic[Seen]):
+    """Batches endless over epochs, from any (epoch, step) on.
 
     Iterating yields from the current position to the end of its epoch and leaves the position at the start of the
     next one, as a sampler does.
+    """
+
+    epoch: int
+    step: int
+
+    @property
+    @abc.abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    @abc.abstractmethod
+    def batch(self, epoch: int, step: int) -> Seen:
+        """What this process sees at a step."""
+
+    @abc.abstractmethod
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a position to mean the same."""
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Seen]:
+        while self.step < self.steps_per_epoch:
+            seen = self.batch(self.epoch, self.step)
+            self.step += 1
+            yield seen
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, and what must be equal for it to mean the same."""
+        return {"epoch": self.epoch, "step": self.step, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a saved position.
+
+        Raises
+        ------
+        ContractError
+            It was saved over other rows, or with another seed or batch size.
+        """
+        mine = self._identity()
+        if other := [f"{key}: {state.get(key)} saved, {mine[key]} now" for key in mine if state.get(key) != mine[key]]:
+            raise ContractError(
+                f"the saved position is of other batches ({'; '.join(other)})",
+                where=type(self).__name__,
+                mend="resume with the data and recipe the run was started with",
+            )
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def _check_step(self, step: int) -> None:
+        if not 0 <= step < self.steps_per_epoch:
+            raise ContractError(f"step {step} of an epoch of {self.steps_per_epoch}", where=type(self).__name__)
+
+
+class Batches(BatchOrder[NDArray[np.int64]]):
+    """Batches of rows.
 
     Parameters
     ----------
@@ -89,43 +149,11 @@ class Batches:
             n = self.handful * max(self.batch_size // self.handful, n // self.handful)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
     def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Rows of this process at a step."""
-        if not 0 <= step < self.steps_per_epoch:
-            raise ContractError(f"step {step} of an epoch of {self.steps_per_epoch}", where="Batches")
+        self._check_step(step)
         whole = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         return whole[self.rank :: self.world_size]
-
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        while self.step < self.steps_per_epoch:
-            rows = self.batch(self.epoch, self.step)
-            self.step += 1
-            yield rows
-        self.epoch, self.step = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position, and what must be equal for it to mean the same."""
-        return {"epoch": self.epoch, "step": self.step, **self._identity()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position.
-
-        Raises
-        ------
-        ContractError
-            It was saved over other rows, or with another seed or batch size.
-        """
-        mine = self._identity()
-        if other := [f"{key}: {state.get(key)} saved, {mine[key]} now" for key in mine if state.get(key) != mine[key]]:
-            raise ContractError(
-                f"the saved position is of other batches ({'; '.join(other)})",
-                where="Batches",
-                mend="resume with the data and recipe the run was started with",
-            )
-        self.epoch, self.step = int(state["epoch"]), int(state["step"])
 
     def _identity(self) -> dict[str, Any]:
         return {
