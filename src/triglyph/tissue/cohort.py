@@ -86,15 +86,18 @@ class Cohort:
         return section in self.manifest.index
 
     def __getitem__(self, section: str) -> Section:
+        if section not in self._open:
+            self._open[section] = self.opened(section)
+        return self._open[section]
+
+    def opened(self, section: str) -> Section:
+        """A section opened anew, as the manifest states it; the cohort does not keep it, see `LazySections`."""
         if section not in self.manifest.index:
             raise SourceError(
                 f"no section {section!r}", where=self.path, mend=f"the cohort has {', '.join(self.ids[:20])}"
             )
-        if section not in self._open:
-            row = self.manifest.loc[section]
-            overrides = {key: str(row[key]) for key in _EDITABLE}
-            self._open[section] = Section.open(self.folder(section), overrides=overrides)
-        return self._open[section]
+        row = self.manifest.loc[section]
+        return Section.open(self.folder(section), overrides={key: str(row[key]) for key in _EDITABLE})
 
     def folder(self, section: str) -> Path:
         """Where a section lies, or will lie."""
