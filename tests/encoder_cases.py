@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "phikon-v2": {"depth": 1},
     "uni2-h": {"depth": 1},
     "gene-mlp": {"genes": 24, "library_size": True},
+    "stamp-genes": {"dim": 32, "depth": 2, "heads": 4, "feedforward": 48, "max_tokens": 16},
 }
 
 
@@ -69,7 +70,7 @@ def fitted_assets(encoder: Encoder) -> dict[str, Any]:
         return {"vocabulary": [*SPECIAL, *letters, *(f"##{c}" for c in letters), ",", "cells", "tissue"]}
     if encoder.card.name == "geneformer-12l-30m":
         tokens = {gene: i + 2 for i, gene in enumerate(IDS)}
-        return {"tokens": tokens, "medians": {g: 1.0 + (i % 7) for i, g in enumerate(IDS)}, "symbols": {}}
+        return {"tokens": tokens, "scales": {g: 1.0 + (i % 7) for i, g in enumerate(IDS)}, "symbols": {}}
     return {}
 
 

@@ -141,7 +141,7 @@ def test_the_fingerprint_changes_with_the_vocabulary():
         encoder = cases.make(name)
         first, assets = encoder.fingerprint(), encoder.assets()
         if "tokens" in assets:
-            assets["medians"] = {**assets["medians"], cases.IDS[0]: 55.0}
+            assets["scales"] = {**assets["scales"], cases.IDS[0]: 55.0}
         elif "mean" in assets:
             assets["mean"] = [assets["mean"][0] + 1, *assets["mean"][1:]]
         else:

@@ -114,7 +114,7 @@ def test_geneformer_from_scratch_learns_its_own_vocabulary_and_published_weights
     given = [cases.raw(encoder, 6, seed=s) for s in (1, 2)]
     encoder.fit(given)
     rows = [e.counts[i].toarray().ravel() for e in given for i in range(6)]
-    medians = encoder.vocabulary.medians
+    medians = encoder.vocabulary.scales
     for column, gene in list(enumerate(given[0].ensembl_ids))[:5]:
         values = [r[column] / r.sum() * 1e4 for r in rows if r[column]]
         assert medians[gene] == pytest.approx(np.median(values))

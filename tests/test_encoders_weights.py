@@ -101,7 +101,7 @@ def published(name: str, encoder, folder: Path) -> dict[str, torch.Tensor]:
         write_config(encoder, model / "config.json")
         assets = cases.fitted_assets(encoder)
         tokens = {"<pad>": 0, "<mask>": 1} | assets["tokens"]
-        medians = {k: np.float64(v) for k, v in assets["medians"].items()}
+        medians = {k: np.float64(v) for k, v in assets["scales"].items()}
         (code / "token_dictionary.pkl").write_bytes(pickle.dumps(tokens))
         (code / "gene_median_dictionary.pkl").write_bytes(pickle.dumps(medians, protocol=2))
     return state

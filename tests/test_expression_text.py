@@ -247,7 +247,7 @@ def test_pseudobulks_are_sums_over_cells_with_identical_metadata(
         )
         for i, key in enumerate(keys):
             mean = expected[key][0] / expected[key][1]
-            value = mean / mean.sum() * 1e4 / np.array([vocabulary.medians[g] for g in GENES])
+            value = mean / mean.sum() * 1e4 / np.array([vocabulary.scales[g] for g in GENES])
             order = np.lexsort((np.arange(30), -np.round(value, 9)))[: int((mean > 0).sum())]
             assert tokens.ids[i, : tokens.lengths[i]].tolist() == (order + 2).tolist()
 

@@ -35,7 +35,7 @@ def brute(counts, ids, measured, v, max_tokens):
         for c, i, m in zip(row, ids, measured, strict=True):
             if m and i in v.tokens:
                 per_gene[i] = per_gene.get(i, 0) + int(c)
-        value = {i: c / total * 1e4 / v.medians[i] for i, c in per_gene.items() if c}
+        value = {i: c / total * 1e4 / v.scales[i] for i, c in per_gene.items() if c}
         rows.append([v.tokens[i] for i in sorted(value, key=lambda i: (-value[i], v.tokens[i]))][:max_tokens])
     return rows
 
@@ -150,7 +150,7 @@ def test_recomputed_medians_are_those_of_all_nonzero_normalised_values(max_value
                 if c:
                     values.setdefault(name, []).append(c / sum(per_gene.values()) * 1e4)
     v = recomputed_vocabulary(given, max_values=max_values)
-    assert v.medians == pytest.approx({i: np.median(x) for i, x in values.items()}, rel=1e-12)
+    assert v.scales == pytest.approx({i: np.median(x) for i, x in values.items()}, rel=1e-12)
     assert v.tokens == {i: k + 2 for k, i in enumerate(sorted(values))}
     turned = [(c[::-1], s, i, m) for c, s, i, m in given[::-1]]
     assert recomputed_vocabulary(turned, max_values=max_values).to_json() == v.to_json()
@@ -191,11 +191,11 @@ def test_genes_without_an_id_are_found_by_symbol():
 
 def test_dictionaries_are_read_from_json_and_from_pickle_alike(tmp_path):
     v = vocabulary()
-    medians = {k: np.float64(m) for k, m in v.medians.items()}
+    medians = {k: np.float64(m) for k, m in v.scales.items()}
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(TOKENS))
     (tmp_path / "m.pkl").write_bytes(pickle.dumps(medians))
     (tmp_path / "t.json").write_text(json.dumps(TOKENS))
-    (tmp_path / "m.json").write_text(json.dumps(v.medians))
+    (tmp_path / "m.json").write_text(json.dumps(v.scales))
     a = RankVocabulary.read(tmp_path / "t.pkl", tmp_path / "m.pkl")
     b = RankVocabulary.read(tmp_path / "t.json", tmp_path / "m.json")
     assert a.to_json() == b.to_json() == RankVocabulary.from_json(json.loads(json.dumps(a.to_json()))).to_json()
@@ -203,7 +203,7 @@ def test_dictionaries_are_read_from_json_and_from_pickle_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "medians", "said"),
+    ("tokens", "scales", "said"),
     [
         ({"A": 2}, {"B": 1.0}, "share no gene"),
         ({"A": 2}, {"A": 0.0}, "not positive: A"),
@@ -212,6 +212,6 @@ def test_dictionaries_are_read_from_json_and_from_pickle_alike(tmp_path):
         ({"A": 2, "B": 2}, {"A": 1.0, "B": 1.0}, "positive and distinct"),
     ],
 )
-def test_dictionaries_that_do_not_fit_are_refused(tokens, medians, said):
+def test_dictionaries_that_do_not_fit_are_refused(tokens, scales, said):
     with pytest.raises(GeneError, match=said):
-        RankVocabulary(tokens, medians)
+        RankVocabulary(tokens, scales)

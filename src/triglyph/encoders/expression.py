@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from triglyph.encoders.base import Encoder, Expression, Modality
 from triglyph.errors import ContractError
+from triglyph.genes.medians import Measured
 
 
 class ExpressionEncoder(Encoder, abc.ABC):
@@ -31,3 +33,15 @@ class ExpressionEncoder(Encoder, abc.ABC):
                 f"{len(raw.measured)} marks of measurement"
             )
         return raw
+
+
+class MeasuredSections:
+    """Training `Expression`s as `genes.medians` and `genes.means` read them, as often as they like."""
+
+    def __init__(self, encoder: ExpressionEncoder, training: Iterable[Any]) -> None:
+        self.encoder, self.training = encoder, training
+
+    def __iter__(self) -> Iterator[Measured]:
+        for raw in self.training:
+            e = self.encoder.checked(raw)
+            yield e.counts, e.symbols, e.ensembl_ids, e.measured

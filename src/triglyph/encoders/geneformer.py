@@ -8,7 +8,7 @@ fit both, so the file decides: `config.json` is compared with the architecture w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,26 +17,14 @@ from torch import nn
 
 from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
 from triglyph.encoders.bert import bert_name, bert_tower, masked_mean, restore_bert_buffers
-from triglyph.encoders.expression import ExpressionEncoder
+from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections
 from triglyph.encoders.hub import HubEncoder
 from triglyph.errors import ContractError, WeightsError
-from triglyph.genes.medians import FIRST_TOKEN, Measured, recomputed_vocabulary
+from triglyph.genes.medians import FIRST_TOKEN, recomputed_vocabulary
 from triglyph.genes.tokens import PAD, RankVocabulary
 
 DEPTH = 12
 _MODEL, _CODE = "geneformer-12L-30M", "geneformer"
-
-
-class _Sections:
-    """`Expression`s as `genes.medians` reads them, as often as it likes."""
-
-    def __init__(self, encoder: ExpressionEncoder, training: Iterable[Any]) -> None:
-        self.encoder, self.training = encoder, training
-
-    def __iter__(self) -> Iterator[Measured]:
-        for raw in self.training:
-            e = self.encoder.checked(raw)
-            yield e.counts, e.symbols, e.ensembl_ids, e.measured
 
 
 class Geneformer(ExpressionEncoder, HubEncoder):
@@ -144,7 +132,7 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         if not self.recomputed:
             super().fit(training)
         room = self.architecture()["vocab_size"] - FIRST_TOKEN
-        self._use(recomputed_vocabulary(_Sections(self, training), max_genes=room), where="training sections")
+        self._use(recomputed_vocabulary(MeasuredSections(self, training), max_genes=room), where="training sections")
 
     def read_extra(self, files: dict[str, Path]) -> None:
         if self.recomputed:

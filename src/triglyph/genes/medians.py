@@ -9,7 +9,7 @@ genes as memory allows. The medians are exact and depend on no order, of section
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -50,27 +50,51 @@ def recomputed_vocabulary(
     GeneError
         `sections` can be read only once, holds no count of a gene that has a name, or changed while it was read.
     """
+    symbols = known_symbols(sections)
+    occurs: Counter[str] = Counter()
+    for section in sections:
+        names, counts, _ = named_counts(section, symbols)
+        occurs.update(dict(zip(names, np.bincount(counts.indices, minlength=len(names)).tolist(), strict=True)))
+    chosen = commonest(occurs, max_genes)
+    medians: dict[str, float] = {}
+    for batch in _batches(chosen, occurs, max_values):
+        medians |= _medians(sections, symbols, batch, occurs)
+    return RankVocabulary(numbered(chosen), medians, symbols)
+
+
+def commonest(occurs: Mapping[str, int], max_genes: int | None) -> list[str]:
+    """Names of the genes that occur at most locations, so many at most, sorted by name; ties go by name, too.
+
+    Raises
+    ------
+    GeneError
+        None occurs at all.
+    """
+    chosen = sorted((n for n, times in occurs.items() if times), key=lambda n: (-occurs[n], n))[:max_genes]
+    if not chosen:
+        raise GeneError("no training section has a count of a gene", mend="check counts, symbols and Ensembl ids")
+    return sorted(chosen)
+
+
+def numbered(names: Sequence[str]) -> dict[str, int]:
+    """Token ids of genes, in the order of `names`, from `FIRST_TOKEN` on."""
+    return {name: FIRST_TOKEN + i for i, name in enumerate(names)}
+
+
+def known_symbols(sections: Iterable[Measured]) -> dict[str, str] | None:
+    """Symbol -> Ensembl id by all sections; the first of several in the alphabet. None where nobody has an id.
+
+    The first reading of sections that will be read again, for their counts.
+
+    Raises
+    ------
+    GeneError
+        They can be read only once.
+    """
     if isinstance(sections, Iterator):
         raise GeneError(
             "an iterator can be read only once", mend="give a list, or an object with an __iter__ of its own"
         )
-    symbols = _symbols(sections)
-    occurs: Counter[str] = Counter()
-    for section in sections:
-        names, values, _ = _values(section, symbols)
-        occurs.update(dict(zip(names, np.bincount(values.indices, minlength=len(names)).tolist(), strict=True)))
-    chosen = sorted((n for n, times in occurs.items() if times), key=lambda n: (-occurs[n], n))[:max_genes]
-    if not chosen:
-        raise GeneError("no training section has a count of a gene", mend="check counts, symbols and Ensembl ids")
-    medians: dict[str, float] = {}
-    for batch in _batches(sorted(chosen), occurs, max_values):
-        medians |= _medians(sections, symbols, batch, occurs)
-    tokens = {name: FIRST_TOKEN + i for i, name in enumerate(sorted(chosen))}
-    return RankVocabulary(tokens, medians, {s: i for s, i in (symbols or {}).items() if i in tokens})
-
-
-def _symbols(sections: Iterable[Measured]) -> dict[str, str] | None:
-    """Symbol -> Ensembl id by all sections; the first of several in the alphabet. None where nobody has an id."""
     found: dict[str, str] = {}
     for _, names, ids, _ in sections:
         for name, stem in zip(names, stems(tuple(ids)), strict=True):
@@ -79,10 +103,29 @@ def _symbols(sections: Iterable[Measured]) -> dict[str, str] | None:
     return found or None
 
 
-def _values(
-    section: Measured, symbols: dict[str, str] | None, wanted: frozenset[str] | None = None
+def named_counts(
+    section: Measured, symbols: Mapping[str, str] | None, wanted: frozenset[str] | None = None
 ) -> tuple[list[str], sp.csr_matrix, NDArray[np.float64]]:
-    """Names of genes, their counts (n, genes) without zeros, and the locations' 10,000 / n_counts (n,)."""
+    """A section's counts by gene: columns of one gene added up, those not measured or without a name left out.
+
+    Parameters
+    ----------
+    section
+        Counts and columns.
+    symbols
+        As `known_symbols` gives them.
+    wanted
+        Names to keep; None for all.
+
+    Returns
+    -------
+    names
+        Of the genes, sorted.
+    counts
+        (n, genes), without stored zeros.
+    n_counts
+        (n,) each location's total over all genes that have a name, wanted or not.
+    """
     counts, columns, ids, measured = section
     if symbols is None:
         names = [c.strip() for c in columns]
@@ -95,7 +138,7 @@ def _values(
     column_of = np.array([number.get(n, -1) if m else -1 for n, m in zip(names, mapped, strict=True)], dtype=np.int64)
     found = by_gene(counts, column_of, len(here))
     found.eliminate_zeros()
-    return here, found, np.divide(TARGET_SUM, total, out=np.zeros_like(total), where=total > 0)
+    return here, found, total
 
 
 def _batches(names: Sequence[str], occurs: Counter[str], max_values: int) -> Iterator[frozenset[str]]:
@@ -111,7 +154,7 @@ def _batches(names: Sequence[str], occurs: Counter[str], max_values: int) -> Ite
 
 
 def _medians(
-    sections: Iterable[Measured], symbols: dict[str, str] | None, batch: frozenset[str], occurs: Counter[str]
+    sections: Iterable[Measured], symbols: Mapping[str, str] | None, batch: frozenset[str], occurs: Counter[str]
 ) -> dict[str, float]:
     names = sorted(batch)
     number = {n: k for k, n in enumerate(names)}
@@ -119,8 +162,9 @@ def _medians(
     held = np.empty(start[-1], dtype=np.float64)
     filled = start[:-1].copy()
     for section in sections:
-        here, counts, factor = _values(section, symbols, batch)
+        here, counts, total = named_counts(section, symbols, batch)
         by_gene = sp.csc_matrix(counts)
+        factor = np.divide(TARGET_SUM, total, out=np.zeros_like(total), where=total > 0)
         values = by_gene.data * factor[by_gene.indices]
         for name, a, b in zip(here, by_gene.indptr[:-1], by_gene.indptr[1:], strict=True):
             k = number[name]

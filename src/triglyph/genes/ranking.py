@@ -70,7 +70,7 @@ def top_genes(
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
-    largest = _checked(counts.data)
+    largest = largest_count(counts.data)
     gene_of = np.asarray(column_of, dtype=np.int32)
     known = gene_of >= 0
     called = np.arange(len(scale)) if names is None else names
@@ -107,7 +107,8 @@ def by_gene(counts: sp.csr_matrix, column_of: NDArray[np.integer], k: int) -> sp
         (columns,) which of k genes a column is; -1 leaves it out.
     """
     rows = np.flatnonzero(column_of >= 0)
-    gather = sp.csr_matrix((np.ones(len(rows), counts.dtype), (rows, column_of[rows])), shape=(counts.shape[1], k))
+    dtype = np.float64 if counts.dtype.kind == "f" else np.int64  # sums may not fit what single counts are kept in
+    gather = sp.csr_matrix((np.ones(len(rows), dtype), (rows, column_of[rows])), shape=(counts.shape[1], k))
     return sp.csr_matrix(counts @ gather)
 
 
@@ -216,8 +217,14 @@ def _runs(bounds: NDArray[np.integer], first: int, last: int, size: int) -> Iter
         first = stop
 
 
-def _checked(values: NDArray) -> int:
-    """The largest of the counts."""
+def largest_count(values: NDArray) -> int:
+    """The largest of the counts, 0 of none.
+
+    Raises
+    ------
+    GeneError
+        One of them is not a whole, non-negative number, or is above 2^40.
+    """
     if values.dtype.kind not in "iu" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
         raise GeneError("counts are not whole numbers", mend="give raw counts: a sum of cells ranks as their mean does")
     low, high = (values.min(), values.max()) if values.size else (0, 0)

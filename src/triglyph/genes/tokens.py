@@ -1,10 +1,11 @@
-"""Rank tokens: a location's genes in descending order of expression relative to a corpus median.
+"""Rank tokens: a location's genes in descending order of expression relative to what the gene usually has.
 
-Theodoris et al., Nature 618:616 (2023). A gene's value is count / n_counts · 10,000 / median, with n_counts the total
-over genes that have an Ensembl id and median that of the gene's non-zero values in the pretraining corpus (`medians`
-recomputes it). Tokens are the genes with a count, largest value first, cut to the model's length; the 30M models have
-no special tokens and pad with 0. Within a location n_counts and 10,000 are one factor and decide nothing, so the order
-is that of count / median. Equal values are ordered by token id: the sequence never depends on the order of columns.
+What it usually has, the gene's scale, is a number learnt from a corpus. Geneformer (Theodoris et al., Nature 618:616,
+2023) takes the median of the gene's non-zero values of count / n_counts · 10,000, with n_counts the total over genes
+that have an Ensembl id (`medians` recomputes it); Stamp (Han et al., ICLR 2026) the mean of its non-zero counts
+(`means`). Tokens are the genes with a count, largest count / scale first, cut to the model's length and padded with 0.
+Within a location n_counts and 10,000 are one factor and decide nothing. Equal values are ordered by token id: the
+sequence never depends on the order of columns, nor on a way of sorting.
 """
 
 from __future__ import annotations
@@ -36,46 +37,46 @@ class RankTokens(NamedTuple):
 
 
 class RankVocabulary:
-    """Tokens and medians of genes, and how to name genes that come without an Ensembl id.
+    """Tokens and scales of genes, and how to name genes that come without an Ensembl id.
 
     Parameters
     ----------
     tokens
         Ensembl id -> token id (symbol -> token id in a vocabulary of ours, where no section has ids). Special tokens
         (`<pad>`, `<mask>`) may be among them and are not genes.
-    medians
-        The same -> non-zero median in the pretraining corpus.
+    scales
+        The same -> what counts of the gene are divided by: its non-zero median, or mean, in the corpus.
     symbols
         Symbol -> Ensembl id, for sections that have no ids; may be empty.
     """
 
     def __init__(
-        self, tokens: Mapping[str, int], medians: Mapping[str, float], symbols: Mapping[str, str] | None = None
+        self, tokens: Mapping[str, int], scales: Mapping[str, float], symbols: Mapping[str, str] | None = None
     ) -> None:
-        self.tokens = {k: int(v) for k, v in tokens.items() if k not in _SPECIAL and k in medians}
-        self.medians = {k: float(medians[k]) for k in self.tokens}
+        self.tokens = {k: int(v) for k, v in tokens.items() if k not in _SPECIAL and k in scales}
+        self.scales = {k: float(scales[k]) for k in self.tokens}
         self.symbols = {k: v for k, v in (symbols or {}).items() if v in self.tokens}
         if not self.tokens:
-            raise GeneError("the token dictionary and the median dictionary share no gene", mend="check both files")
-        bad = sorted(k for k, m in self.medians.items() if not (np.isfinite(m) and m > 0))
+            raise GeneError("the dictionaries of tokens and of scales share no gene", mend="check both files")
+        bad = sorted(k for k, m in self.scales.items() if not (np.isfinite(m) and m > 0))
         if bad:
-            raise GeneError(f"medians that are not positive: {', '.join(bad[:5])}", mend="check the median dictionary")
+            raise GeneError(f"scales that are not positive: {', '.join(bad[:5])}", mend="check that dictionary")
         if min(self.tokens.values()) <= PAD or len(set(self.tokens.values())) < len(self.tokens):
             raise GeneError("token ids must be positive and distinct", mend="check the token dictionary")
 
     @classmethod
-    def read(cls, tokens: Path, medians: Path, symbols: Path | None = None) -> RankVocabulary:
+    def read(cls, tokens: Path, scales: Path, symbols: Path | None = None) -> RankVocabulary:
         """From JSON files, or the published pickles (which are never executed)."""
-        return cls(read_dictionary(tokens), read_dictionary(medians), read_dictionary(symbols) if symbols else None)
+        return cls(read_dictionary(tokens), read_dictionary(scales), read_dictionary(symbols) if symbols else None)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads, JSON-serialisable."""
-        return {"tokens": self.tokens, "medians": self.medians, "symbols": self.symbols}
+        return {"tokens": self.tokens, "scales": self.scales, "symbols": self.symbols}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RankVocabulary:
         """The inverse of `to_json`."""
-        return cls(value["tokens"], value["medians"], value["symbols"])
+        return cls(value["tokens"], value["scales"], value["symbols"])
 
     @property
     def size(self) -> int:
@@ -130,11 +131,11 @@ class RankVocabulary:
         # Genes are numbered by token, so that ties between them are broken by it.
         here = np.unique(token[token != PAD])
         column_of = np.where(token == PAD, -1, np.searchsorted(here, token))
-        median_of = {t: self.medians[i] for i, t in self.tokens.items()}
-        medians = np.array([median_of[t] for t in here], dtype=np.float64)
+        scale_of = {t: self.scales[i] for i, t in self.tokens.items()}
+        scales = np.array([scale_of[t] for t in here], dtype=np.float64)
         if np.count_nonzero(token) > len(here):
             counts, column_of = by_gene(counts, column_of, len(here)), np.arange(len(here))
-        ids, lengths = top_genes(counts, column_of, medians, limit=max_tokens, names=here, pad=PAD)
+        ids, lengths = top_genes(counts, column_of, scales, limit=max_tokens, names=here, pad=PAD)
         if not ids.shape[1]:
             ids = np.full((len(ids), 1), PAD, dtype=np.int64)
         return RankTokens(ids, lengths)

@@ -1,0 +1,197 @@
+"""`stamp-genes`: Stamp's gene encoder, to train from scratch: a transformer over genes in anomaly-rank order.
+
+Han et al., ICLR 2026, arXiv 2602.13944 (the gene encoder of stage 1; its architecture is Nicheformer's). A location is
+the list of its genes, largest count / non-zero mean first, cut to 1,500. Each token is the sum of an embedding of its
+gene and one of its rank; post-norm layers read them, and the mean of the last layer is the embedding.
+
+`fit` learns genes and means from training sections. Sequences are packed, so nothing is computed for pads, and every
+real token enters the mean: the release, which takes over Nicheformer's cut of three leading context tokens without
+having any, leaves out the three most anomalous genes and averages over pads (`stamp-release`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
+from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections
+from triglyph.encoders.packed import PackedTransformer, pack, positions, segment_mean, unpack
+from triglyph.errors import ContractError
+from triglyph.genes import medians, tokens
+from triglyph.genes.means import Scale, means_vocabulary
+from triglyph.genes.tokens import RankVocabulary
+
+PAD = tokens.PAD
+"""Stands where a list of tokens has ended; never embedded."""
+MASK = 1
+"""Stands for a gene that a model is asked to name."""
+FIRST = medians.FIRST_TOKEN
+"""The first token that is a gene."""
+
+
+class StampGenes(ExpressionEncoder):
+    """Stamp's gene encoder.
+
+    Parameters
+    ----------
+    dim, depth, heads, feedforward
+        Width of tokens and embedding, layers, attention heads, width of hidden units. The defaults are Stamp's.
+    max_tokens
+        Longest list of genes; those of later rank are cut.
+    genes
+        At most so many genes are in the vocabulary: those that occur at most training locations. None for all.
+    dropout
+        In the transformer, in training. Stamp has none.
+    scale
+        What counts are divided by: the exact non-zero `mean`, or the `rounded_mean` of the release.
+    """
+
+    card = EncoderCard(
+        name="stamp-genes",
+        summary="Stamp's transformer over genes in anomaly-rank order, trained from scratch on its own vocabulary.",
+        licence="Apache-2.0",
+        commercial_use=True,
+        citation="Han et al., ICLR 2026, arXiv 2602.13944",
+        homepage="https://arxiv.org/abs/2602.13944",
+        modality="expression",
+        dim=512,
+        pooling="mean",
+        weights="random",
+        fitted=True,
+        max_tokens=1500,
+    )
+    whole_counts = True
+
+    def __init__(
+        self,
+        *,
+        dim: int = 512,
+        depth: int = 12,
+        heads: int = 16,
+        feedforward: int = 1024,
+        max_tokens: int = 1500,
+        genes: int | None = None,
+        dropout: float = 0.0,
+        scale: Scale = "mean",
+    ) -> None:
+        super().__init__()
+        if max_tokens < 1 or (genes is not None and genes < 1):
+            raise ContractError(f"{self.card.name} of {max_tokens} tokens and {genes} genes", mend="give at least 1")
+        if scale not in ("mean", "rounded_mean"):
+            raise ContractError(f"{self.card.name} has no scale {scale!r}", mend="mean or rounded_mean")
+        self._options: dict[str, Any] = {
+            "dim": dim,
+            "depth": depth,
+            "heads": heads,
+            "feedforward": feedforward,
+            "max_tokens": max_tokens,
+            "genes": genes,
+            "dropout": dropout,
+            "scale": scale,
+        }
+        self.vocabulary: RankVocabulary | None = None
+        self.gene_embedding = nn.Embedding(FIRST, dim)
+        self.rank_embedding = nn.Embedding(max_tokens, dim)
+        self.transformer = PackedTransformer(dim, depth=depth, heads=heads, feedforward=feedforward, dropout=dropout)
+        self._describe()
+
+    def options(self) -> dict[str, Any]:
+        return dict(self._options)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that have an embedding, `PAD` and `MASK` among them: what a head that names genes chooses from."""
+        return self.gene_embedding.num_embeddings
+
+    # ---- what is learnt before training
+
+    def fit(self, training: Iterable[Any]) -> None:
+        """Genes and their non-zero means from `Expression`s of raw counts, one a training section.
+
+        Raises
+        ------
+        GeneError
+            No training section has a count of a gene, or counts are not whole numbers.
+        """
+        sections = MeasuredSections(self, training)
+        self._use(means_vocabulary(sections, max_genes=self._options["genes"], scale=self._options["scale"]))
+
+    def assets(self) -> dict[str, Any]:
+        return {} if self.vocabulary is None else self.vocabulary.to_json()
+
+    def load_assets(self, assets: dict[str, Any]) -> None:
+        if assets:
+            self._use(RankVocabulary.from_json(assets))
+
+    def _use(self, vocabulary: RankVocabulary) -> None:
+        self.vocabulary = vocabulary
+        if vocabulary.size != self.n_tokens:
+            weight = self.gene_embedding.weight
+            self.gene_embedding = nn.Embedding(
+                vocabulary.size, weight.shape[1], device=weight.device, dtype=weight.dtype
+            )
+            self._describe()
+
+    def _describe(self) -> None:
+        count = sum(p.numel() for p in self.parameters())
+        update = {"dim": self._options["dim"], "max_tokens": self._options["max_tokens"], "parameters": count}
+        self.card = type(self).card.model_copy(update=update)
+
+    def _fitted(self) -> RankVocabulary:
+        if self.vocabulary is None:
+            raise ContractError(
+                f"{self.card.name} has no genes yet", mend="call `fit` on training sections, or load its assets"
+            )
+        return self.vocabulary
+
+    def matched(self, expression: Expression) -> tuple[int, int]:
+        vocabulary, e = self._fitted(), self.checked(expression)
+        return vocabulary.known(e.symbols, e.ensembl_ids, e.measured), len(vocabulary.tokens)
+
+    # ---- encoding
+
+    def prepare(self, raw: Any) -> Inputs:
+        """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
+        vocabulary, e = self._fitted(), self.checked(raw)
+        limit = self._options["max_tokens"]
+        ids, lengths = vocabulary.encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=limit)
+        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
+        return {"ids": torch.from_numpy(ids), "mask": mask}
+
+    def hidden(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """The last layer at every token.
+
+        Parameters
+        ----------
+        ids
+            (total,) packed tokens in rank order; `MASK` may stand for some.
+        lengths
+            (n,) int64, of the lists.
+
+        Returns
+        -------
+        Tensor
+            (total, dim).
+
+        Raises
+        ------
+        ContractError
+            A list is longer than `max_tokens`.
+        """
+        limit = self.rank_embedding.num_embeddings
+        if len(lengths) and (longest := int(lengths.max())) > limit:
+            raise ContractError(
+                f"a list of {longest} genes, where {self.card.name} reads {limit}",
+                mend="cut lists, or raise max_tokens",
+            )
+        return self.transformer(self.gene_embedding(ids) + self.rank_embedding(positions(lengths)), lengths)
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """The mean over real tokens, 0 for a location without any; and the tokens, 0 at pads."""
+        ids, lengths = pack(inputs["ids"], inputs["mask"])
+        rows = self.hidden(ids, lengths)
+        return Encoded(segment_mean(rows, lengths), unpack(rows, inputs["mask"]), inputs["mask"])
