@@ -63,7 +63,7 @@ def fit(recipe: dict[str, Any], cohort: Path, out: Path, moment: str = "", numbe
     import torch
 
     from triglyph.training import loop
-    from triglyph.training.recipe import Recipe
+    from triglyph.training.recipe import typed
     from triglyph.training.run import Run
 
     torch.set_num_threads(1)
@@ -113,4 +113,4 @@ def fit(recipe: dict[str, Any], cohort: Path, out: Path, moment: str = "", numbe
             patch(loop, "build_encoders", None, dead)
         case "release written":
             patch(loop, "save_model", None, dead)
-    loop.fit(Recipe.model_validate(recipe), cohort=cohort, out=out, show=False)
+    loop.fit(typed(recipe, where="test"), cohort=cohort, out=out, show=False)

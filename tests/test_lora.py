@@ -20,7 +20,7 @@ from triglyph.encoders import registry
 from triglyph.errors import RecipeError, WeightsError
 from triglyph.models.lora import LoraConfig, LoraLinear, adapt, adapters, merge, unmerge
 from triglyph.models.towers import TowerConfig, build_encoder
-from triglyph.training.recipe import Recipe
+from triglyph.training.recipe import typed
 from triglyph.training.release import save_model
 from triglyph.training.schedule import parameter_groups
 
@@ -267,7 +267,7 @@ def test_resuming_on_another_base_is_refused(cohort: Path, base: Path, tmp_path:
     shutil.rmtree(moved)
     shutil.copytree(other, moved)
     with pytest.raises(WeightsError, match="not the one that the run began with"):
-        fit(Recipe.model_validate(adapted(moved)), cohort=cohort, out=out, show=False)
+        fit(typed(adapted(moved), where="test"), cohort=cohort, out=out, show=False)
 
 
 def test_the_release_of_adapters_on_published_weights_holds_no_published_weight(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_adapters_are_learnt_at_the_towers_rate_and_decay_as_matrices() -> None:
     made = models.model("lora", modalities=("image", "expression"))
     for modality in ("image", "expression"):
         adapt(made.encoder(modality), LoraConfig(targets=("linear",)))
-    config = Recipe.model_validate(deep_merge(RECIPE, {"training": {"tower_lr": 0.1}})).training
+    config = typed(deep_merge(RECIPE, {"training": {"tower_lr": 0.1}}), where="test").training
     groups = {(g["scale"], g["weight_decay"]): g["params"] for g in parameter_groups(made, config)}
     assert len(groups[0.1, 0.1]) == 4
     assert (0.1, 0.0) not in groups

@@ -17,7 +17,7 @@ from picture_files import picture
 from triglyph.errors import ContractError, RecipeError, SourceError
 from triglyph.tissue.cohort import Cohort
 from triglyph.training.loop import fit
-from triglyph.training.recipe import Recipe
+from triglyph.training.recipe import typed
 from triglyph.workflows.read import read
 
 VIDEOS = ("-2UxAkjfVr0", "AbCdEfGhIjK", "zyxwvutsrqp")
@@ -128,7 +128,7 @@ def test_pictures_with_captions_and_counts_with_captions_train_together(videos: 
             "model": {"dim": 8, "towers": towers, "pairs": {f"{m}-text": 1.0 for m in towers if m != "text"}},
             "training": {"epochs": 1, "batch_size": 24},
         }
-        run = fit(Recipe.model_validate(recipe), cohort=cohort, out=tmp_path / name, show=False)
+        run = fit(typed(recipe, where="test"), cohort=cohort, out=tmp_path / name, show=False)
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         assert len(log) == steps
         assert all(np.isfinite(value) for line in log for value in line["loss"].values())

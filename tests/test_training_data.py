@@ -84,7 +84,7 @@ def test_held_out_locations_of_a_within_section_split_are_not_trained_on(cohort:
 
 
 def test_no_rows_at_all_is_a_clear_error(cohort: Cohort) -> None:
-    with pytest.raises(ContractError, match="no location has both of image-text"):
+    with pytest.raises(ContractError, match="no location has image and text"):
         training_rows([cohort["S2"]], ("image", "text"), {("image", "text"): 1.0})
 
 

@@ -13,7 +13,7 @@ import small
 from triglyph.configs import deep_merge
 from triglyph.errors import RecipeError, StorageError
 from triglyph.training.loop import fit
-from triglyph.training.recipe import Recipe
+from triglyph.training.recipe import typed
 from triglyph.training.run import Run
 
 RECIPE: dict[str, Any] = {
@@ -129,27 +129,27 @@ def test_a_run_killed_at_random_times_ends_the_same(cohort: Path, whole: Path, t
 
 def test_a_finished_run_run_again_does_nothing(cohort: Path, whole: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
-    assert fit(Recipe.model_validate(RECIPE), cohort=cohort, out=whole, show=False) == whole
+    assert fit(typed(RECIPE, where="test"), cohort=cohort, out=whole, show=False) == whole
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == before
 
 
 def test_another_recipe_in_the_same_folder_is_refused_with_the_keys(cohort: Path, whole: Path) -> None:
     other = deep_merge(RECIPE, {"training": {"lr": 0.5}, "model": {"dim": 9}})
     with pytest.raises(RecipeError, match=r"model\.dim: 8 there, 9 now; training\.lr: 0\.001 there, 0\.5 now"):
-        fit(Recipe.model_validate(other), cohort=cohort, out=whole, show=False)
+        fit(typed(other, where="test"), cohort=cohort, out=whole, show=False)
     more_workers = deep_merge(RECIPE, {"training": {"workers": 1}})
-    fit(Recipe.model_validate(more_workers), cohort=cohort, out=whole, show=False)
+    fit(typed(more_workers, where="test"), cohort=cohort, out=whole, show=False)
 
 
 def test_other_data_under_the_same_recipe_are_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cohort\.sections\.S0"):
-        fit(Recipe.model_validate(RECIPE), cohort=small.cohort(tmp_path, side=5), out=whole, show=False)
+        fit(typed(RECIPE, where="test"), cohort=small.cohort(tmp_path, side=5), out=whole, show=False)
 
 
 def test_a_folder_with_other_things_is_left_alone(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("years of work")
     with pytest.raises(StorageError, match=r"other things \(thesis\.docx\)"):
-        fit(Recipe.model_validate(RECIPE), cohort=cohort, out=tmp_path, show=False)
+        fit(typed(RECIPE, where="test"), cohort=cohort, out=tmp_path, show=False)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
 

@@ -239,10 +239,10 @@ def logit_scale(model: TrainedModel, modality: Target) -> float:
 
     (A model that was bridged to text through a third modality never scaled the pair it is asked for.)
     """
-    trained = [f"{a}-{b}" for a, b in model.model.config.active_pairs]
+    trained = [f"{a}-{b}" for a, b in model.alignment.config.active_pairs]
     pair = f"{modality}-text"
     own = pair if pair in trained else next(p for p in trained if p.endswith("-text"))
-    return model.model.logit_scale(own)
+    return model.alignment.logit_scale(own)
 
 
 def vectors_of(model: TrainedModel, prompts: Prompts) -> Floats:

@@ -84,6 +84,8 @@ def load_spatialwhisperer_model(
         )
     release = folder / "model" if (folder / "model").is_dir() else folder
     model = load_model(release, weights={m: Path(w) for m, w in (weights or {}).items()})
+    if not isinstance(model, Alignment):
+        raise ContractError(f"a model of the method {model.name}", where=folder, mend="give a converted checkpoint")
     if missing := [m for m in MODALITIES if m not in model.modalities]:
         mend = "open it with `triglyph.TrainedModel.open`"
         raise ContractError(f"the model has no tower for {', '.join(missing)}", where=folder, mend=mend)

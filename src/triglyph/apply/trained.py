@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from triglyph.encoders.base import Modality
 from triglyph.errors import ContractError
 from triglyph.models.alignment import Alignment
+from triglyph.models.method import Method
 from triglyph.tissue.section import Section
 from triglyph.training.features import encode_rows, encode_section, to_device
 from triglyph.training.release import load_model
@@ -33,7 +34,7 @@ class TrainedModel:
         Where it encodes.
     """
 
-    def __init__(self, model: Alignment, manifest: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
+    def __init__(self, model: Method, manifest: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
         self.model, self.manifest, self.device = model.to(device).eval(), manifest, device
         self.fingerprints = {m: model.encoder(m).fingerprint() for m in model.modalities}
         self._kept: dict[tuple[Path, str], Embedded] = {}
@@ -61,6 +62,23 @@ class TrainedModel:
         folder = Run(Path(run))
         manifest = folder.manifest()
         return cls(load_model(folder.model_path, weights=weights), manifest, device=device)
+
+    @property
+    def alignment(self) -> Alignment:
+        """The model, where it aligns modalities in one space.
+
+        Raises
+        ------
+        ContractError
+            It is of another method.
+        """
+        if not isinstance(self.model, Alignment):
+            raise ContractError(
+                f"a model of the method {self.model.name} has no space that modalities share",
+                where=self.manifest.get("recipe", "model"),
+                mend="give a run of the method alignment",
+            )
+        return self.model
 
     @property
     def training_sections(self) -> tuple[str, ...]:
@@ -108,28 +126,31 @@ class TrainedModel:
             (n,)
         """
         pooled, present = self.pooled(section, modality)
-        return self.project(modality, pooled, present), present
+        return self.project(modality, pooled, present, section.centres_um), present
 
     def project(
-        self, modality: Modality, pooled: NDArray[np.float32], present: NDArray[np.bool_]
+        self,
+        modality: Modality,
+        pooled: NDArray[np.float32],
+        present: NDArray[np.bool_],
+        centres_um: NDArray[np.float64],
     ) -> NDArray[np.float32]:
-        """Pooled features (n, dim_in) of one section as (n, D) of the shared space; NaN where absent."""
-        out = np.full((len(pooled), self.model.config.dim), np.nan, dtype=np.float32)
+        """Pooled features (n, dim_in) of one section as embeddings (n, D); NaN where absent."""
         rows = np.flatnonzero(present)
         with torch.no_grad():
             pieces = []
             for chunk in np.split(rows, range(4096, len(rows), 4096)):
                 values = torch.from_numpy(np.array(pooled[chunk], dtype=np.float32)).to(self.device)
-                pieces.append(self.model.projected(modality, values))
-            # Centred, where the model does that, over the whole section.
-            out[rows] = self.model.normalised(modality, torch.cat(pieces)).cpu().numpy()
+                pieces.append(self.model.project(modality, values))
+            found = self.model.of_section(modality, torch.cat(pieces), centres_um[rows]).cpu().numpy()
+        out = np.full((len(pooled), found.shape[1]), np.nan, dtype=np.float32)
+        out[rows] = found
         return out
 
     @property
     def transductive(self) -> tuple[str, ...]:
         """What of its embeddings comes from the sections that it is applied to, in words."""
-        centred = self.model.config.centre
-        return (f"embeddings of {' and '.join(centred)} centred over each section",) if centred else ()
+        return self.model.transductive()
 
     def embed_text(self, texts: list[str]) -> NDArray[np.float32]:
         """Free text in the shared space, (k, D), L2-normalised.
@@ -142,9 +163,9 @@ class TrainedModel:
         if blank := [i for i, text in enumerate(texts) if not text.strip()]:
             raise ContractError(f"text {blank[0]} is blank", where="embed_text", mend="give words")
         encoder = self.model.encoder("text")
-        out = np.empty((len(texts), self.model.config.dim), dtype=np.float32)
+        out = np.empty((len(texts), self.alignment.config.dim), dtype=np.float32)
         with torch.no_grad():
             for start in range(0, len(texts), 64):
                 inputs = to_device(encoder.prepare(texts[start : start + 64]), self.device)
-                out[start : start + 64] = self.model.embed("text", encoder.encode(inputs).pooled).cpu().numpy()
+                out[start : start + 64] = self.alignment.embed("text", encoder.encode(inputs).pooled).cpu().numpy()
         return out

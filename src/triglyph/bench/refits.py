@@ -122,7 +122,7 @@ class ShuffledRefits:
         from triglyph.training.refit import refit_heads
 
         heads = refit_heads(
-            self.cache.trained.model,
+            self.cache.trained.alignment,
             self.features,
             seed=seed,
             epochs=self.epochs,

@@ -129,7 +129,7 @@ class ThroughGenes:
             pooled = encoder.encode(encoder.prepare(raw)).pooled.float().cpu().numpy()
         values = np.full((len(present), pooled.shape[1]), np.nan, dtype=np.float32)
         values[rows] = pooled
-        return self.trained.project("expression", values, present), present
+        return self.trained.project("expression", values, present, section.centres_um), present
 
 
 def _profiles(section: Any, symbols: Sequence[str]) -> tuple[Floats, Bools]:

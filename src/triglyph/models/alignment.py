@@ -16,18 +16,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triglyph.cards import Frozen
 from triglyph.encoders.base import Encoder, Modality
-from triglyph.errors import ContractError
 from triglyph.models.base import Batch, Output
-from triglyph.models.heads import HeadConfig, Standardise, build_head
-from triglyph.models.lora import adapters, is_adapter
-from triglyph.models.towers import MODALITIES, TowerConfig
+from triglyph.models.heads import HeadConfig, build_head
+from triglyph.models.method import Method, MethodConfig
+from triglyph.models.towers import MODALITIES
 from triglyph.objectives.contrastive import INIT_BIAS, INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch, is_distributed
 
@@ -46,11 +47,9 @@ class TemperatureConfig(Frozen):
     """Of `siglip`, learnt beside the scale."""
 
 
-class AlignmentConfig(Frozen):
+class AlignmentConfig(MethodConfig):
     """Towers, head, pairs and temperature."""
 
-    towers: dict[Modality, TowerConfig]
-    """A tower set to null is taken out, so that a recipe can be cut down from the command line."""
     pairs: dict[str, float]
     """`image-expression`, ... -> weight; 0 or null takes a pair out."""
     objective: Literal["clip", "siglip"] = "clip"
@@ -65,7 +64,7 @@ class AlignmentConfig(Frozen):
     """Modalities whose projections are centred in each section before they are normalised: what a section's locations
     have in common is taken away. In training over its rows in the batch, afterwards over all of it: `transductive`."""
 
-    @field_validator("towers", "pairs", mode="before")
+    @field_validator("pairs", mode="before")
     @classmethod
     def _drop_null(cls, value: Any) -> Any:
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
@@ -107,22 +106,12 @@ class AlignmentConfig(Frozen):
         return {(n.split("-")[0], n.split("-")[1]): w for n, w in self.pairs.items() if w > 0}
 
     @property
-    def locked(self) -> tuple[Modality, ...]:
-        """Those whose encoder never changes."""
-        return tuple(m for m in self.modalities if self.towers[m].mode == "locked")
-
-    @property
-    def adapted(self) -> tuple[Modality, ...]:
-        """Those whose encoder learns through adapters alone."""
-        return tuple(m for m in self.modalities if self.towers[m].mode == "lora")
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """Those with a tower, in the fixed order."""
-        return tuple(m for m in MODALITIES if m in self.towers)
+    def needs(self) -> tuple[Pair, ...]:
+        """Both sides of a pair that is trained."""
+        return tuple(self.active_pairs)
 
 
-class Alignment(nn.Module):
+class Alignment(Method):
     """Towers, heads and the contrastive loss.
 
     Parameters
@@ -133,23 +122,16 @@ class Alignment(nn.Module):
         One per tower. They keep their weights; heads and temperature start from torch's random state.
     """
 
+    name = "alignment"
+    config_class = AlignmentConfig
+
     def __init__(self, config: AlignmentConfig, encoders: Mapping[str, Encoder]) -> None:
-        super().__init__()
-        self.config = config
-        for modality, tower in config.towers.items():
-            if modality not in encoders or encoders[modality].card.modality != modality:
-                raise ContractError(
-                    f"no {modality} encoder for its tower", where=modality, mend=f"build {tower.encoder}"
-                )
-        self.encoders = nn.ModuleDict({m: encoders[m] for m in config.modalities})
+        super().__init__(config, encoders)
         self.heads = nn.ModuleDict(
             {
                 m: build_head(config.towers[m].head or config.head, dim_in=encoders[m].card.dim, dim=config.dim)
                 for m in config.modalities
             }
-        )
-        self.scalers = nn.ModuleDict(
-            {m: Standardise(encoders[m].card.dim) for m in config.modalities if config.towers[m].standardise}
         )
         names = [f"{a}-{b}" for a, b in config.active_pairs] if config.temperature.share == "per-pair" else []
         self.temperature = Temperature(
@@ -158,73 +140,21 @@ class Alignment(nn.Module):
             max_scale=config.temperature.max_scale,
             bias=config.temperature.init_bias if config.objective == "siglip" else None,
         )
-        self.heads_only = False
-        """During the frozen warm-up: towers stay as they are, heads learn."""
-        for modality in self.locked:
-            self.encoders[modality].requires_grad_(requires_grad=False)
-
-    # ---- what is what
 
     @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """Those the model reads."""
-        return self.config.modalities
+    def loss_names(self) -> tuple[str, ...]:
+        """One a pair."""
+        return tuple(f"{a}-{b}" for a, b in self.config.active_pairs)
 
-    @property
-    def locked(self) -> tuple[Modality, ...]:
-        """Those whose encoder never changes."""
-        return self.config.locked
-
-    @property
-    def adapted(self) -> tuple[Modality, ...]:
-        """Those whose encoder learns through adapters alone."""
-        return self.config.adapted
-
-    def encoder(self, modality: str) -> Encoder:
-        """The encoder of a modality."""
-        if modality not in self.encoders:
-            raise ContractError(f"the model has no tower for {modality}", where=", ".join(self.modalities))
-        found = self.encoders[modality]
-        assert isinstance(found, Encoder)
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """The learnt scale, and bias of sigmoids, of each pair; of all, where it is shared."""
+        names = self.temperature.names or ("shared",)
+        found = {"logit_scale": {name: self.logit_scale(name) for name in names}}
+        if self.temperature.bias is not None:
+            found["logit_bias"] = dict(zip(names, self.temperature.bias.tolist(), strict=True))
         return found
-
-    def scaler(self, modality: str) -> Standardise:
-        """The statistics of a standardised tower."""
-        found = self.scalers[modality]
-        assert isinstance(found, Standardise)
-        return found
-
-    def train(self, mode: bool = True) -> Alignment:  # noqa: FBT001, FBT002 - the signature of nn.Module
-        """Training mode; encoders that do not learn stay in evaluation mode, so their output is a constant."""
-        super().train(mode)
-        for modality in self.modalities:
-            if self.heads_only or modality in (*self.locked, *self.adapted):
-                self.encoders[modality].eval()
-            if modality in self.adapted and not self.heads_only:
-                # Around its adapters the encoder is a constant: neither its dropout nor its statistics take part.
-                for module in adapters(self.encoders[modality]).values():
-                    module.train(mode)
-        return self
-
-    def learnable(self) -> dict[str, Tensor]:
-        """The part of the state that training changes: all but locked encoders, and but what adapters are put on."""
-        constant = tuple(f"encoders.{m}." for m in (*self.locked, *self.adapted))
-        return {n: t for n, t in self.state_dict().items() if not n.startswith(constant) or self._adapter(n)}
-
-    def _adapter(self, name: str) -> bool:
-        return is_adapter(name) and name.startswith(tuple(f"encoders.{m}." for m in self.adapted))
 
     # ---- from a batch to the shared space
-
-    def pooled(self, modality: str, entry: Mapping[str, Any]) -> Tensor:
-        """(k, dim_in) output of a tower's encoder, before its head; `entry` as in `triglyph.models.base`."""
-        if "features" in entry:
-            return entry["features"]
-        inputs = {name: tensor for name, tensor in entry.items() if name not in ("rows", "copies")}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and modality not in self.locked and not self.heads_only):
-            pooled = self.encoder(modality).encode(inputs).pooled
-        # Copies of one input are encoded once.
-        return pooled.index_select(0, entry["copies"]) if "copies" in entry else pooled
 
     def projected(self, modality: str, pooled: Tensor) -> Tensor:
         """(k, dim) output of a head, not normalised."""
@@ -246,6 +176,19 @@ class Alignment(nn.Module):
         if modality in self.config.centre:
             projected = centred(projected, sections)
         return F.normalize(projected, dim=-1)
+
+    def project(self, modality: str, pooled: Tensor) -> Tensor:
+        """As `projected`; `of_section` normalises."""
+        return self.projected(modality, pooled)
+
+    def of_section(self, modality: str, projected: Tensor, centres_um: NDArray[np.float64]) -> Tensor:
+        """In the shared space; centred, where the model does that, over these locations."""
+        return self.normalised(modality, projected)
+
+    def transductive(self) -> tuple[str, ...]:
+        """Centres are taken over whole sections."""
+        centred = self.config.centre
+        return (f"embeddings of {' and '.join(centred)} centred over each section",) if centred else ()
 
     def logit_scale(self, pair: str = "") -> float:
         """The learnt scale of a pair; of all, where it is shared."""

@@ -8,7 +8,7 @@ pair to learn from are left out, and counted.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -24,7 +24,6 @@ from torch.utils.data import Dataset
 from triglyph.encoders.base import Encoder, Inputs, Modality
 from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch
-from triglyph.objectives.contrastive import Pair
 from triglyph.training.features import check_genes, present, raw_chunks
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Rows:
     present: dict[str, NDArray[np.bool_]]
     """modality -> (n,)"""
     left_out: int
-    """Locations that have no pair to learn from."""
+    """Locations that have nothing to learn from."""
     dealt: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """modality -> (n,) row whose input is shown in the place of each; modalities that are not named show their own."""
 
@@ -104,15 +103,17 @@ class Rows:
 def training_rows(
     sections: Sequence[Section],
     modalities: Sequence[str],
-    pairs: Mapping[Pair, float],
+    needs: Iterable[Sequence[str]],
     *,
     held_out: Mapping[str, Sequence[str]] | None = None,
     without: Mapping[Modality, Sequence[str]] | None = None,
 ) -> Rows:
-    """All locations of `sections` that have both modalities of a pair.
+    """All locations of `sections` that have something to learn from.
 
     Parameters
     ----------
+    needs
+        A location is taken if it has all modalities of one of these.
     held_out
         Section id -> barcodes that a `within-section` split tests on.
     without
@@ -121,17 +122,16 @@ def training_rows(
     Raises
     ------
     ContractError
-        No location has a pair, or a held-out barcode is not in its section.
+        No location has what is needed, or a held-out barcode is not in its section.
     """
-    numbers, locations, left_out = [], [], 0
+    numbers, locations, left_out, needs = [], [], 0, tuple(needs)
     here: dict[str, list[NDArray[np.bool_]]] = {m: [] for m in modalities}
     for number, section in enumerate(sections):
         hidden = {m for m, patterns in (without or {}).items() if _matches(section.id, patterns)}
         has = {m: present(section, m) & (m not in hidden) for m in modalities}
         usable = np.zeros(section.n_locations, dtype=bool)
-        for (a, b), weight in pairs.items():
-            if weight > 0:
-                usable |= has[a] & has[b]
+        for need in needs:
+            usable |= np.logical_and.reduce([has[m] for m in need])
         allowed = ~_held_out(section, (held_out or {}).get(section.id, ()))
         rows = np.flatnonzero(usable & allowed)
         left_out += int(allowed.sum()) - len(rows)
@@ -142,9 +142,9 @@ def training_rows(
     section_of = np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.int64)
     if not len(section_of):
         raise ContractError(
-            f"no location has both of {' or '.join('-'.join(p) for p, w in pairs.items() if w > 0)}",
+            f"no location has {' or '.join(' and '.join(need) for need in needs)}",
             where=f"sections {', '.join(s.id for s in sections) or '(none)'}",
-            mend="train on sections that have both, or on other pairs",
+            mend="train on sections that have them, or on other modalities",
         )
     return Rows(
         tuple(sections),

@@ -127,7 +127,7 @@ class _Job:
         sections = [cohort[s] for s in self.sections(cohort)[side]]
         data = self.recipe.data
         rows = training_rows(
-            sections, model.modalities, model.active_pairs, held_out=self.held_out(cohort), without=data.without
+            sections, model.modalities, model.needs, held_out=self.held_out(cohort), without=data.without
         )
         if side != "train":
             return rows
@@ -291,17 +291,8 @@ class _Training:
             "lr": self.recipe.training.lr * factor,
             "loss": {name: float(value.detach()) for name, value in losses.items()},
             "grad_norm": float(norm),
-            "logit_scale": self._logit_scales(),
-            **({} if self.model.temperature.bias is None else {"logit_bias": self._logit_biases()}),
+            **self.model.scalars(),
         }
-
-    def _logit_scales(self) -> dict[str, float]:
-        names = self.model.temperature.names or ("shared",)
-        return {name: self.model.logit_scale(name) for name in names}
-
-    def _logit_biases(self) -> dict[str, float]:
-        found: list[float] = [] if self.model.temperature.bias is None else self.model.temperature.bias.tolist()
-        return dict(zip(self.model.temperature.names or ("shared",), found, strict=True))
 
     # ---- validation
 
@@ -344,14 +335,15 @@ class _Training:
             return
         # Means come from the log: it is cut and completed exactly on resuming, so nothing else needs saving.
         steps = [record["loss"] for record in self.folder.steps_of(epoch)]
-        names = [f"{a}-{b}" for a, b in self.model.config.active_pairs] + ["total"]
+        names = [*self.model.loss_names, "total"]
         row: dict[str, Any] = {"epoch": epoch, "steps": last["step"] + 1, "lr": last["lr"]}
         for name in names:
             values = [loss[name] for loss in steps if name in loss]
             row[f"train_{name}"] = sum(values) / len(values) if values else ""
         if self.validation is not None:
             row.update({f"val_{name}": validation.get(name, "") for name in names})
-        row.update({f"logit_scale_{name}": value for name, value in last["logit_scale"].items()})
+        for what in self.model.scalars():
+            row.update({f"{what}_{name}": value for name, value in last[what].items()})
         self.folder.log_epoch(row)
 
     def _resume(self) -> dict[str, Any] | None:

@@ -9,18 +9,19 @@ ablation was confounded by it.) Unknown keys are refused, with the nearest known
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from triglyph.cards import Frozen
 from triglyph.configs import deep_merge, near, parse_override, read_yaml, validated
 from triglyph.encoders.base import Modality
 from triglyph.errors import RecipeError
-from triglyph.models.alignment import AlignmentConfig
+from triglyph.models.method import MethodConfig, method_class
 from triglyph.storage import atomic_file
 from triglyph.training.augment import AugmentConfig
 
@@ -46,6 +47,9 @@ class DataConfig(Frozen):
         if self.split is not None and self.val:
             raise ValueError("val belongs to train; a split says its own validation sections")
         return self
+
+
+DEFAULT_METHOD = "alignment"
 
 
 class TrainingConfig(Frozen):
@@ -86,17 +90,21 @@ class TrainingConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """One training run, apart from where its data and output lie."""
+    """One training run, apart from where its data and output lie. Made by `typed`, which knows the method's model."""
 
     name: str
     summary: str = ""
-    method: Literal["alignment"] = "alignment"
+    method: str = DEFAULT_METHOD
     seed: int = Field(default=0, ge=0, lt=2**31)
     tries: int = Field(default=1, ge=1)
     """How many configurations were tried before this one was kept; stated in the manifest beside every result."""
     data: DataConfig
-    model: AlignmentConfig
+    model: SerializeAsAny[MethodConfig]
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class of a method's recipe is made on demand, and is found again by the method's name.
+        return _restored, (self.as_dict(),)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
@@ -159,7 +167,21 @@ def find_recipe(recipe: str | Path) -> Path:
 
 def typed(values: Mapping[str, Any], *, where: object) -> Recipe:
     """Plain values as a `Recipe`; errors name each key and the nearest known ones."""
-    return validated(Recipe, values, where=where, noun="recipe")
+    method = values.get("method", DEFAULT_METHOD)
+    return validated(_recipe_class(method), values, where=where, noun="recipe")
+
+
+@cache
+def _recipe_class(method: str) -> type[Recipe]:
+    """`Recipe` with the model of a method."""
+    model = method_class(method).config_class
+    fields: dict[str, Any] = {"method": (Literal[method], method), "model": (model, ...)}
+    made: type[Recipe] = create_model(f"Recipe of {method}", __base__=Recipe, **fields)
+    return made
+
+
+def _restored(values: dict[str, Any]) -> Recipe:
+    return typed(values, where="a recipe")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:

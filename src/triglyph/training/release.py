@@ -18,8 +18,8 @@ import triglyph
 from triglyph.encoders import registry
 from triglyph.encoders.base import Encoder, Modality
 from triglyph.errors import StorageError, WeightsError
-from triglyph.models.alignment import Alignment, AlignmentConfig
 from triglyph.models.lora import adapt, is_adapter
+from triglyph.models.method import Method, MethodConfig, method_class
 from triglyph.models.towers import build_encoder
 from triglyph.storage import atomic_folder, read_json, write_json
 
@@ -27,7 +27,7 @@ FORMAT = 1
 TENSORS, CONFIG = "model.safetensors", "config.json"
 
 
-def save_model(model: Alignment, folder: Path) -> None:
+def save_model(model: Method, folder: Path) -> None:
     """Write a release into a new folder, atomically."""
     from safetensors.torch import save_file
 
@@ -36,7 +36,7 @@ def save_model(model: Alignment, folder: Path) -> None:
         write_json(partial / CONFIG, describe(model))
 
 
-def describe(model: Alignment) -> dict[str, Any]:
+def describe(model: Method) -> dict[str, Any]:
     """`config.json`: enough to build the model again and to know what it is made of."""
     towers = {}
     for modality in model.modalities:
@@ -53,13 +53,13 @@ def describe(model: Alignment) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "triglyph": triglyph.__version__,
-        "method": "alignment",
+        "method": model.name,
         "config": model.config.model_dump(mode="json"),
         "towers": towers,
     }
 
 
-def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Alignment:
+def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Method:
     """Load a release, in evaluation mode, on the CPU.
 
     Parameters
@@ -85,13 +85,14 @@ def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Align
         raise StorageError(
             f"a release of format {found.get('format')}; this version reads {FORMAT}", where=folder, mend="train again"
         )
-    config = AlignmentConfig.model_validate(found["config"])
+    method = method_class(found["method"])
+    config = method.config_class.model_validate(found["config"])
     encoders: dict[str, Encoder] = {}
     # Heads and encoders are drawn at random and overwritten: the caller's random state is not ours to use up.
     with torch.random.fork_rng(devices=[]):
         for modality in config.towers:
             encoders[modality] = _encoder(modality, found["towers"][modality], config, (weights or {}).get(modality))
-        model = Alignment(config, encoders)
+        model = method(config, encoders)
     try:
         tensors = load_file(folder / TENSORS)
     except (SafetensorError, FileNotFoundError) as error:
@@ -107,12 +108,12 @@ def load_model(folder: Path, *, weights: dict[str, Path] | None = None) -> Align
     return model.eval()
 
 
-def _named_only(model: Alignment, modality: str) -> bool:
+def _named_only(model: Method, modality: str) -> bool:
     """An encoder that training left alone, and whose weights can be had again, is not copied into the release."""
     return modality in (*model.locked, *model.adapted) and model.encoder(modality).card.weights != "random"
 
 
-def _saved(model: Alignment) -> dict[str, Tensor]:
+def _saved(model: Method) -> dict[str, Tensor]:
     named = tuple(f"encoders.{m}." for m in model.modalities if _named_only(model, m))
     adapted = tuple(f"encoders.{m}." for m in model.adapted)
     return {
@@ -122,7 +123,7 @@ def _saved(model: Alignment) -> dict[str, Tensor]:
     }
 
 
-def _encoder(modality: Modality, about: dict[str, Any], config: AlignmentConfig, weights: Path | None) -> Encoder:
+def _encoder(modality: Modality, about: dict[str, Any], config: MethodConfig, weights: Path | None) -> Encoder:
     tower = config.towers[modality]
     if about["saved"]:
         published = registry.card(about["encoder"]).weights == "hub"
@@ -137,7 +138,7 @@ def _encoder(modality: Modality, about: dict[str, Any], config: AlignmentConfig,
     return encoder
 
 
-def _load_strict(model: Alignment, tensors: dict[str, Tensor], *, where: Path) -> None:
+def _load_strict(model: Method, tensors: dict[str, Tensor], *, where: Path) -> None:
     expected = _saved(model)
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     shapes = sorted(k for k in set(expected) & set(tensors) if expected[k].shape != tensors[k].shape)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from triglyph.models.alignment import Alignment
+from triglyph.models.method import Method
 from triglyph.training.recipe import TrainingConfig
 
 
@@ -49,7 +49,7 @@ class Schedule(NamedTuple):
         return climb * (self.floor + (1 - self.floor) * cosine)
 
 
-def parameter_groups(model: Alignment, config: TrainingConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: Method, config: TrainingConfig) -> list[dict[str, Any]]:
     """What learns, in groups with the `scale` of their rate; only matrices of linear maps decay."""
     decaying = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}

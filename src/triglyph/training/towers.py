@@ -11,7 +11,7 @@ import torch
 from triglyph.encoders import registry
 from triglyph.encoders.base import Encoder
 from triglyph.errors import RecipeError, WeightsError
-from triglyph.models.alignment import Alignment
+from triglyph.models.method import Method, method_class
 from triglyph.models.towers import build_encoder
 from triglyph.storage import read_json, write_json
 from triglyph.training.dataset import Locations, Rows
@@ -94,10 +94,10 @@ def encode_locked(
         encoder.to("cpu")
 
 
-def build_model(recipe: Recipe, encoders: Mapping[str, Encoder], data: Locations) -> Alignment:
-    """Fresh heads on the encoders; features of locked towers are standardised where the recipe says so."""
+def build_model(recipe: Recipe, encoders: Mapping[str, Encoder], data: Locations) -> Method:
+    """The method of a recipe on its encoders; features of locked towers are standardised where the recipe says so."""
     _seed(recipe.seed, len(encoders))
-    model = Alignment(recipe.model, encoders)
+    model = method_class(recipe.method)(recipe.model, encoders)
     for modality in model.modalities:
         if recipe.model.towers[modality].standardise:
             model.scaler(modality).fit(data.features(modality))

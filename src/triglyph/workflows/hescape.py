@@ -292,7 +292,7 @@ class _Bench:
             trained = TrainedModel.open(folder / "run")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = trained.model
+                model = trained.alignment
                 head = model.config.towers["image"].head or model.config.head
                 drawn = build_head(head, dim_in=model.encoder("image").card.dim, dim=model.config.dim)
                 model.heads["image"] = drawn.eval()

@@ -26,7 +26,7 @@ from triglyph.encoders import registry
 from triglyph.encoders.base import HubCard
 from triglyph.encoders.biobert import BioBert
 from triglyph.encoders.weights import check_config, find_file
-from triglyph.errors import WeightsError
+from triglyph.errors import RecipeError, WeightsError
 from triglyph.models.alignment import Alignment, AlignmentConfig
 from triglyph.storage import atomic_folder, file_digest, write_json
 from triglyph.training.recipe import load_recipe
@@ -104,6 +104,8 @@ def convert_spatialwhisperer(
         `out` exists, or cannot be written.
     """
     path, config = Path(path), load_recipe(recipe).model
+    if not isinstance(config, AlignmentConfig):
+        raise RecipeError("not a recipe of the method alignment", where=recipe, mend="give that of the checkpoint")
     with TorchFile(path, records=CONFIGS) as file, atomic_folder(Path(out)) as partial:
         state, hyper_parameters = _parts(file.content, where=path)
         model = _empty_model(config)
