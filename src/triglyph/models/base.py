@@ -4,6 +4,9 @@ A batch is a dict: `n` (rows of the batch), `index` (n,) dataset row, `section` 
 modality present, itself a dict with `rows` (k,) the positions of the batch that have this modality, plus either
 `features` (k, dim), cached pooled output of a locked encoder, or whatever `Encoder.prepare` gave for those k rows.
 Only rows that have a modality are ever in its entry: nothing is zero-filled, so nothing missing can be encoded.
+
+Batches of neighbourhoods also have `group` (n,), 0, 1, ... in order, where the first row of each is its centre, and
+`near` (n,), which rows are neighbours of the centre of their group.
 """
 
 from __future__ import annotations

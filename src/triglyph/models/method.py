@@ -107,6 +107,8 @@ class Method(nn.Module, abc.ABC):
         )
         self.heads_only = False
         """During the frozen warm-up: towers stay as they are, heads learn."""
+        self.progress = 1.0
+        """How much of the training is done, 0 to 1; the trainer says so before every step."""
         for modality in self.locked:
             self.encoders[modality].requires_grad_(requires_grad=False)
 

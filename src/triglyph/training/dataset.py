@@ -24,7 +24,9 @@ from torch.utils.data import Dataset
 from triglyph.encoders.base import Encoder, Inputs, Modality
 from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch
+from triglyph.tissue.lazy_sections import LazySections
 from triglyph.training.features import check_genes, present, raw_chunks
+from triglyph.training.neighbourhood_batches import Neighbourhoods
 
 if TYPE_CHECKING:
     from triglyph.tissue.section import Section
@@ -37,7 +39,8 @@ MEMORY_LIMIT = 1 << 30
 class Rows:
     """Which locations are trained on, and what they have."""
 
-    sections: tuple[Section, ...]
+    sections: Sequence[Section]
+    """A tuple, or `LazySections`, which keeps few of them open."""
     section: NDArray[np.int64]
     """(n,) position in `sections`"""
     location: NDArray[np.int64]
@@ -59,6 +62,16 @@ class Rows:
         for modality, here in self.present.items():
             names[here] = [f"{name}+{modality}" if name else modality for name in names[here]]
         return names.astype(str)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """(sections + 1,) section s has the rows offsets[s] to offsets[s + 1]."""
+        return np.searchsorted(self.section, np.arange(len(self.sections) + 1)).astype(np.int64)
+
+    def places(self, number: int) -> NDArray[np.float64]:
+        """(k, 2) centres of the rows of a section, µm; NaN where it is unplaced."""
+        start, stop = self.offsets[number : number + 2]
+        return self.sections[number].centres_um[self.location[start:stop]]
 
     @property
     def captions(self) -> NDArray[np.object_]:
@@ -147,7 +160,7 @@ def training_rows(
             mend="train on sections that have them, or on other modalities",
         )
     return Rows(
-        tuple(sections),
+        sections,
         section_of.astype(np.int64),
         np.concatenate(locations).astype(np.int64),
         {m: np.concatenate(x) for m, x in here.items()},
@@ -187,13 +200,15 @@ class Locations(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: NDArray[np.int64]) -> Batch:
-        rows = np.asarray(index, dtype=np.int64)
+    def __getitem__(self, index: NDArray[np.int64] | Neighbourhoods) -> Batch:
+        rows = np.asarray(index.rows if isinstance(index, Neighbourhoods) else index, dtype=np.int64)
         batch: Batch = {
             "n": len(rows),
             "index": torch.from_numpy(rows.copy()),
             "section": torch.from_numpy(self.rows.section[rows]),
         }
+        if isinstance(index, Neighbourhoods):
+            batch |= {"group": torch.from_numpy(index.group), "near": torch.from_numpy(index.near)}
         if self.caption_keys is not None:
             shown = self.rows.dealt.get("text")
             batch["duplicates"] = {"text": torch.from_numpy(self.caption_keys[rows if shown is None else shown[rows]])}
@@ -305,10 +320,10 @@ def _features(rows: Rows, modality: str, fingerprint: str) -> Source:
 
 
 def _prepared(rows: Rows, encoder: Encoder) -> Source:
-    """Held in memory if it fits, by the size of a first chunk."""
+    """Held in memory if it fits, by the size of a first chunk, and if sections are."""
     fresh = _Fresh(rows, encoder)
     wanted = np.flatnonzero(rows.present[encoder.card.modality])
-    if not len(wanted):
+    if not len(wanted) or isinstance(rows.sections, LazySections):
         return fresh
     for number in np.unique(rows.section[wanted]):  # a section of pictures has no genes, and no expression to encode
         check_genes(rows.sections[number], encoder)

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,11 @@ from triglyph.errors import ContractError
 from triglyph.models.base import Batch
 from triglyph.storage import write_json
 from triglyph.tissue.cohort import Cohort
+from triglyph.tissue.lazy_sections import LazySections
 from triglyph.training.augment import augment
 from triglyph.training.batches import Batches
 from triglyph.training.dataset import Locations, Rows, check_without, training_rows
+from triglyph.training.neighbourhood_batches import NeighbourhoodBatches, Neighbourhoods
 from triglyph.training.progress import bar
 from triglyph.training.recipe import Recipe, load_recipe
 from triglyph.training.release import save_model
@@ -43,6 +45,8 @@ from triglyph.training.workers import START_METHOD, leave_with_parent
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+    from triglyph.tissue.section import Section
 
 
 def fit(
@@ -124,8 +128,12 @@ class _Job:
 
     def rows(self, cohort: Cohort, side: str) -> Rows:
         model = self.recipe.model
-        sections = [cohort[s] for s in self.sections(cohort)[side]]
-        data = self.recipe.data
+        data, at_once = self.recipe.data, self.recipe.training.sections_at_once
+        wanted = self.sections(cohort)[side]
+        sections: Sequence[Section] = tuple(cohort[s] for s in wanted)
+        if at_once is not None:
+            # Two windows may be in use at a time.
+            sections = LazySections(cohort, wanted, keep=2 * at_once)
         rows = training_rows(
             sections, model.modalities, model.needs, held_out=self.held_out(cohort), without=data.without
         )
@@ -177,16 +185,19 @@ def _fabric(recipe: Recipe) -> Fabric:
     )
 
 
-class _Plan(Sampler[NDArray[np.int64]]):
-    """Rows of every step from `start` on, over all epochs, so that loader workers never stop to wait."""
+Order = Batches | NeighbourhoodBatches
 
-    def __init__(self, batches: Batches, *, start: int, total: int) -> None:
+
+class _Plan(Sampler[NDArray[np.int64] | Neighbourhoods]):
+    """What every step sees, from `start` on, over all epochs, so that loader workers never stop to wait."""
+
+    def __init__(self, batches: Order, *, start: int, total: int) -> None:
         self.batches, self.start, self.total = batches, start, total
 
     def __len__(self) -> int:
         return self.total - self.start
 
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+    def __iter__(self) -> Iterator[NDArray[np.int64] | Neighbourhoods]:
         for step in range(self.start, self.total):
             yield self.batches.batch(*divmod(step, self.batches.steps_per_epoch))
 
@@ -211,16 +222,7 @@ class _Training:
         self.data = Locations(rows, self.encoders, cached=self.cached)
         self.model = build_model(self.recipe, self.encoders, self.data)
         config = self.recipe.training
-        self.batches = Batches(
-            rows.groups,
-            batch_size=config.batch_size,
-            seed=self.recipe.seed,
-            weights=config.mixing,
-            sections=rows.section,
-            sections_per_batch=config.sections_per_batch,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-        )
+        self.batches = self._batches(rows)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.schedule = Schedule.of(config, total=self.total)
         optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, betas=config.betas)
@@ -267,6 +269,7 @@ class _Training:
     def _train_step(self, batch: Batch, epoch: int) -> dict[str, Any]:
         seed_step(self.recipe.seed, self.step, self.fabric.global_rank)
         self.model.heads_only = self.schedule.heads_only(self.step)
+        self.model.progress = self.step / self.total
         self.module.train()
         factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
@@ -296,18 +299,38 @@ class _Training:
 
     # ---- validation
 
-    def _validation_batches(self) -> tuple[Locations, Batches] | None:
+    def _validation_batches(self) -> tuple[Locations, Order] | None:
         if not self.job.sections(self.cohort)["val"]:
             return None
         rows = self.job.rows(self.cohort, "val")
-        batches = Batches(
+        return Locations(rows, self.encoders, cached=self.cached), self._batches(rows, plain=True)
+
+    def _batches(self, rows: Rows, *, plain: bool = False) -> Order:
+        """The order that the method and the recipe ask for; plain: as rows come, in batches that they fill."""
+        recipe, config = self.recipe, self.recipe.training
+        process = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
+        if (groups := recipe.model.groups) is not None:
+            return NeighbourhoodBatches(
+                rows.offsets,
+                places=rows.places,
+                batch_size=config.batch_size,
+                seed=recipe.seed,
+                size=groups.size,
+                reach=groups.reach,
+                sections_at_once=config.sections_at_once,
+                **process,
+            )
+        if plain:
+            return Batches(rows.groups, batch_size=min(config.batch_size, len(rows)), seed=recipe.seed, **process)
+        return Batches(
             rows.groups,
-            batch_size=min(self.recipe.training.batch_size, len(rows)),
-            seed=self.recipe.seed,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+            batch_size=config.batch_size,
+            seed=recipe.seed,
+            weights=config.mixing,
+            sections=rows.section,
+            sections_per_batch=config.sections_per_batch,
+            **process,
         )
-        return Locations(rows, self.encoders, cached=self.cached), batches
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:

@@ -1,0 +1,47 @@
+"""The surroundings of locations: all that lie within a number of pitches, whatever the platform or lattice.
+
+A number of nearest neighbours means something else on every lattice, and on a square one its last ones tie. A radius in
+pitches (the median distance to the nearest neighbour) does not: 1.5 holds the eight neighbours of a square lattice and
+the six of a hexagonal one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from triglyph.errors import ContractError
+from triglyph.tissue.neighbourhoods import pitch_um
+
+SLACK = 0.02
+"""Of the radius: centres that were rounded to pixels lie a little off their lattice."""
+
+
+def surroundings(centres_um: ArrayLike, *, pitches: float) -> sp.csr_matrix:
+    """(n, n) averages over each location's surroundings, itself among them: rows add up to 1.
+
+    Parameters
+    ----------
+    centres_um
+        (n, 2) in µm; all NaN where locations have no place: each is then its own surroundings.
+    pitches
+        Radius, in pitches of these locations.
+
+    Raises
+    ------
+    ContractError
+        The radius is no positive number.
+    """
+    if not 0 < pitches < float("inf"):
+        raise ContractError(f"surroundings of {pitches} pitches", where="surroundings", mend="give a positive number")
+    centres: NDArray[np.float64] = np.asarray(centres_um, dtype=np.float64)
+    n, pitch = len(centres), pitch_um(centres)
+    if np.isnan(pitch):
+        return sp.identity(n, format="csr")
+    pairs = cKDTree(centres).query_pairs(pitches * (1 + SLACK) * pitch, output_type="ndarray")
+    one, other = pairs.T
+    rows, columns = np.concatenate([one, other, np.arange(n)]), np.concatenate([other, one, np.arange(n)])
+    around = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
+    return sp.csr_matrix(sp.diags_array(1.0 / np.diff(around.indptr)) @ around)

@@ -1,0 +1,209 @@
+"""Stamp's first stage, end to end: what it learns, what it refuses, and that stopping it changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import children
+import small
+from triglyph.apply.trained import TrainedModel
+from triglyph.configs import deep_merge
+from triglyph.errors import RecipeError
+from triglyph.models.stamp_genes import StampGenesConfig, StampModel
+from triglyph.tissue.cohort import Cohort
+from triglyph.tissue.section import Section
+from triglyph.training.loop import fit
+from triglyph.training.recipe import load_recipe, typed
+from triglyph.training.run import Run
+
+RECIPE: dict[str, Any] = {
+    "name": "stamp",
+    "method": "stamp-genes",
+    "data": {"train": ["S0", "S1"], "val": ["S2"]},
+    "model": {
+        "towers": {
+            "expression": {
+                "encoder": "stamp-genes",
+                "mode": "scratch",
+                "options": {"dim": 16, "depth": 1, "heads": 2, "feedforward": 16, "max_tokens": 12},
+            }
+        },
+        "context": "pooled",
+        "context_from": 0.4,
+        "readout": "own+around",
+    },
+    "training": {"epochs": 3, "batch_size": 18, "lr": 0.01, "checkpoint_every": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return small.cohort(tmp_path_factory.mktemp("stamp"), images=False)
+
+
+@pytest.fixture(scope="module")
+def whole(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return fit(typed(RECIPE, where="test"), cohort=cohort, out=out, show=False)
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_context_joins_when_it_should_and_every_location_is_seen_once_an_epoch(whole: Path) -> None:
+    lines = steps(whole)
+    # 36 locations a section are 4 groups of 9; two groups are a step.
+    assert len(lines) == 3 * 4
+    with_context = ["contextual" in line["loss"] for line in lines]
+    assert with_context == [line["step"] / 12 >= 0.4 for line in lines]
+    assert lines[-1]["loss"]["intrinsic"] < lines[0]["loss"]["intrinsic"]
+    assert "val_intrinsic" in (whole / "metrics.csv").read_text().splitlines()[0]
+    assert Run(whole).manifest()["method"] == "stamp-genes"
+
+
+@pytest.mark.parametrize(("moment", "number"), [("step logged", 3), ("epoch logged", 1), ("checkpoint written", 2)])
+def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(
+    cohort: Cohort, whole: Path, tmp_path: Path, moment: str, number: int
+) -> None:
+    out = tmp_path / "run"
+    assert children.run(children.fit, RECIPE, cohort.path, out, moment, number) == -9
+    assert children.run(children.fit, RECIPE, cohort.path, out) == 0
+    for name in ("log.jsonl", "metrics.csv", "model/model.safetensors", "towers.json"):
+        assert (whole / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_streaming_sections_sees_the_same_rows_and_learns(cohort: Cohort, tmp_path: Path) -> None:
+    recipe = deep_merge(RECIPE, {"training": {"sections_at_once": 1}})
+    out = fit(typed(recipe, where="test"), cohort=cohort, out=tmp_path / "run", show=False)
+    assert len(steps(out)) == 12
+    assert Run(out).manifest()["rows"]["rows"] == 72
+
+
+@pytest.mark.parametrize("context", ["masked_only", "positionwise_full", None])
+def test_every_form_of_context_trains(cohort: Cohort, tmp_path: Path, context: str | None) -> None:
+    recipe = deep_merge(RECIPE, {"model": {"context": context, "context_from": 0.0}, "training": {"epochs": 1}})
+    out = fit(typed(recipe, where="test"), cohort=cohort, out=tmp_path / "run", show=False)
+    assert all(("contextual" in line["loss"]) == (context is not None) for line in steps(out))
+
+
+def test_the_embedding_is_the_encoders_mean_and_that_of_the_surroundings(cohort: Cohort, whole: Path) -> None:
+    model, section = TrainedModel.open(whole), cohort["S2"]
+    values, present = model.embed(section, "expression")
+    own, _ = model.pooled(section, "expression")
+    assert present.all()
+    np.testing.assert_array_equal(values[:, :16], own)
+    gap = np.hypot(*(section.centres_um[:, None] - section.centres_um[None]).transpose(2, 0, 1))
+    near = gap <= 1.5 * 60.0 * 1.02
+    np.testing.assert_allclose(values[:, 16:], near @ own / near.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+    assert model.training_sections == ("S0", "S1", "S2")
+
+
+def test_the_order_of_spots_and_genes_changes_no_embedding(cohort: Cohort, whole: Path, tmp_path: Path) -> None:
+    model, section = TrainedModel.open(whole), cohort["S2"]
+    rng = np.random.default_rng(0)
+    draft = small.draft("S2", patient="P2", seed=2)
+    spots, genes = rng.permutation(draft.table.n_obs), rng.permutation(draft.table.n_vars)
+    plain = Section.write(small.draft("S2", patient="P2", seed=2), tmp_path / "plain")
+    draft.table = draft.table[spots][:, genes].copy()
+    moved = Section.write(draft, tmp_path / "moved")
+    a, b = (model.embed(s, "expression")[0] for s in (plain, moved))
+    np.testing.assert_allclose(a[spots], b, rtol=1e-4, atol=1e-6)
+    assert section.n_locations == len(a)
+
+
+def test_few_spots_no_places_and_strange_genes_are_handled_or_refused(
+    cohort: Cohort, whole: Path, tmp_path: Path
+) -> None:
+    model = TrainedModel.open(whole)
+    few = small.draft("F", side=2)
+    few.table = few.table[:3].copy()
+    values, _ = model.embed(Section.write(few, tmp_path / "few"), "expression")
+    assert values.shape == (3, 32)
+    assert np.isfinite(values).all()
+    unplaced = small.draft("U", side=3)
+    unplaced.table.obsm["spatial"] = np.full((9, 2), np.nan)
+    unplaced.location_um, unplaced.pitch_um, unplaced.location_shape = None, None, "none"
+    values, _ = model.embed(Section.write(unplaced, tmp_path / "unplaced"), "expression")
+    np.testing.assert_array_equal(values[:, :16], values[:, 16:])
+    strange = Section.write(small.draft("X", genes=tuple(f"G{i}" for i in range(12))), tmp_path / "strange")
+    with pytest.raises(Exception, match="none of its 12 genes"):
+        model.embed(strange, "expression")
+
+
+def test_sections_without_places_and_of_three_spots_are_trained_on(tmp_path: Path) -> None:
+    made = Cohort.create(tmp_path / "cohort")
+    few = small.draft("S0", patient="P0", side=2)
+    few.table = few.table[:3].copy()
+    unplaced = small.draft("S1", patient="P1", side=5)
+    unplaced.table.obsm["spatial"] = np.full((25, 2), np.nan)
+    unplaced.location_um, unplaced.pitch_um, unplaced.location_shape = None, None, "none"
+    for draft in (few, unplaced):
+        made.add(draft)
+    recipe = deep_merge(RECIPE, {"data": {"val": []}, "model": {"context_from": 0.0}})
+    lines = steps(fit(typed(recipe, where="test"), cohort=made, out=tmp_path / "run", show=False))
+    assert all(np.isfinite(line["loss"]["total"]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"towers": {"expression": {"mode": "locked"}}}, "the tower learns"),
+        ({"towers": {"expression": {"encoder": "gene-mlp", "options": {}}}}, "does not read lists of genes"),
+        ({"intrinsic": 0, "context": None}, "nothing to train"),
+        ({"contxt": "pooled"}, "did you mean context"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(cohort: Cohort, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    values = deep_merge(RECIPE, {"model": change})
+    if "encoder" in change.get("towers", {}).get("expression", {}):
+        values["model"]["towers"]["expression"]["options"] = {}
+    with pytest.raises(RecipeError, match=said):
+        fit(typed(values, where="test"), cohort=cohort, out=tmp_path / "run", show=False)
+
+
+def test_a_method_that_is_not_there_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"no method 'stamp-gene'.*"):
+        typed({**RECIPE, "method": "stamp-gene"}, where="test")
+
+
+def test_shipped_recipes_are_of_the_paper_and_of_two_cores() -> None:
+    paper = load_recipe("stamp-genes")
+    assert isinstance(paper.model, StampGenesConfig)
+    assert paper.model.towers["expression"].options == {
+        "dim": 512,
+        "depth": 12,
+        "heads": 16,
+        "feedforward": 1024,
+        "max_tokens": 1500,
+    }
+    assert (paper.model.masked, paper.model.neighbourhood.size, paper.model.context_from) == (0.15, 9, 0.5)
+    assert isinstance(load_recipe("stamp-genes-tiny").model, StampGenesConfig)
+
+
+def test_evaluation_hides_the_same_tokens_every_time(cohort: Cohort, whole: Path) -> None:
+    model = TrainedModel.open(whole).model
+    assert isinstance(model, StampModel)
+    inputs = model.genes.prepare(children_expression(cohort))
+    n = len(inputs["ids"])
+    batch = {
+        "n": n,
+        "expression": {"rows": torch.arange(n), **inputs},
+        "group": torch.arange(n) // 9,
+        "near": torch.arange(n) % 9 > 0,
+    }
+    with torch.no_grad():
+        a, b = (model(batch).losses for _ in range(2))
+    assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
+
+
+def children_expression(cohort: Cohort) -> Any:
+    from triglyph.encoders.base import Expression
+
+    return Expression(*cohort["S2"].expression())
