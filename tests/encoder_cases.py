@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "phikon-v2": {"depth": 1},
     "uni2-h": {"depth": 1},
     "gene-mlp": {"genes": 24, "library_size": True},
+    "stamp-release": {"depth": 1},
     "stamp-genes": {"dim": 32, "depth": 2, "heads": 4, "feedforward": 48, "max_tokens": 16},
 }
 
@@ -71,6 +72,9 @@ def fitted_assets(encoder: Encoder) -> dict[str, Any]:
     if encoder.card.name == "geneformer-12l-30m":
         tokens = {gene: i + 2 for i, gene in enumerate(IDS)}
         return {"tokens": tokens, "scales": {g: 1.0 + (i % 7) for i, g in enumerate(IDS)}, "symbols": {}}
+    if encoder.card.name == "stamp-release":
+        tokens = {gene: i + 30 for i, gene in enumerate(IDS)}
+        return {"tokens": tokens, "scales": {g: 1.0 + (i % 3) for i, g in enumerate(IDS)}, "symbols": {}}
     return {}
 
 

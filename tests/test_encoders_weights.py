@@ -7,7 +7,9 @@ import pickle
 import time
 from pathlib import Path
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -24,6 +26,7 @@ COUNTS = {
     "conch": 87_829_248,
     "biobert": 108_310_272,
     "geneformer-12l-30m": 39_302_144,
+    "stamp-release": 36_418_048,
 }
 
 
@@ -104,7 +107,23 @@ def published(name: str, encoder, folder: Path) -> dict[str, torch.Tensor]:
         medians = {k: np.float64(v) for k, v in assets["scales"].items()}
         (code / "token_dictionary.pkl").write_bytes(pickle.dumps(tokens))
         (code / "gene_median_dictionary.pkl").write_bytes(pickle.dumps(medians, protocol=2))
+    elif name == "stamp-release":
+        state = {f"spot_backbone.{k}": v for k, v in state.items()} | {"logit_scale": torch.ones(())}
+        torch.save({"state_dict": state}, folder / "pytorch_model.bin")
+        write_vocabulary(folder)
     return state
+
+
+def write_vocabulary(folder: Path) -> list[str]:
+    """Stamp's: 20,310 genes that begin with those of the cases, and means of which some are NaN; returns the genes."""
+    genes = [*cases.IDS, *(f"ENSG9{i:010d}" for i in range(20_310 - len(cases.IDS)))]
+    anndata.AnnData(np.zeros((1, len(genes)), dtype=np.float32), var=pd.DataFrame(index=genes)).write_h5ad(
+        folder / "model.h5ad"
+    )
+    means = 1 + np.random.default_rng(0).gamma(1.0, 2.0, len(genes))
+    means[::97] = np.nan
+    np.save(folder / "Visium_mean.npy", means)
+    return genes
 
 
 def old_bert_name(key: str) -> str:
@@ -123,7 +142,7 @@ def test_weights_saved_as_published_come_back_whole_through_the_real_loading_cod
     published(name, source, tmp_path)
     loaded = registry.build(name, weights=tmp_path, **source.options())
     assert not loaded.training
-    if name != "biobert":
+    if name not in ("biobert", "stamp-release"):  # whose published vocabulary is larger than that of the cases
         assert loaded.fingerprint() == source.fingerprint()
     else:
         source.load_assets(loaded.assets())

@@ -6,9 +6,12 @@ import abc
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from triglyph.encoders.base import Encoder, Expression, Modality
+import torch
+
+from triglyph.encoders.base import Encoder, Expression, Inputs, Modality
 from triglyph.errors import ContractError
 from triglyph.genes.medians import Measured
+from triglyph.genes.tokens import RankVocabulary
 
 
 class ExpressionEncoder(Encoder, abc.ABC):
@@ -33,6 +36,13 @@ class ExpressionEncoder(Encoder, abc.ABC):
                 f"{len(raw.measured)} marks of measurement"
             )
         return raw
+
+
+def rank_inputs(vocabulary: RankVocabulary, e: Expression, *, max_tokens: int) -> Inputs:
+    """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
+    ids, lengths = vocabulary.encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=max_tokens)
+    mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
+    return {"ids": torch.from_numpy(ids), "mask": mask}
 
 
 class MeasuredSections:

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
 from triglyph.encoders.bert import bert_name, bert_tower, masked_mean, restore_bert_buffers
-from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections
+from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections, rank_inputs
 from triglyph.encoders.hub import HubEncoder
 from triglyph.errors import ContractError, WeightsError
 from triglyph.genes.medians import FIRST_TOKEN, recomputed_vocabulary
@@ -174,11 +173,7 @@ class Geneformer(ExpressionEncoder, HubEncoder):
     # ---- encoding
 
     def prepare(self, raw: Any) -> Inputs:
-        """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
-        e = self.checked(raw)
-        ids, lengths = self._known().encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=self.max_tokens)
-        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
-        return {"ids": torch.from_numpy(ids), "mask": mask}
+        return rank_inputs(self._known(), self.checked(raw), max_tokens=self.max_tokens)
 
     def encode(self, inputs: Inputs) -> Encoded:
         ids, mask = inputs["ids"], inputs["mask"]

@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
-from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections
+from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections, rank_inputs
 from triglyph.encoders.packed import PackedTransformer, pack, positions, segment_mean, unpack
 from triglyph.errors import ContractError
 from triglyph.genes import medians, tokens
@@ -155,12 +154,7 @@ class StampGenes(ExpressionEncoder):
     # ---- encoding
 
     def prepare(self, raw: Any) -> Inputs:
-        """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
-        vocabulary, e = self._fitted(), self.checked(raw)
-        limit = self._options["max_tokens"]
-        ids, lengths = vocabulary.encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=limit)
-        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
-        return {"ids": torch.from_numpy(ids), "mask": mask}
+        return rank_inputs(self._fitted(), self.checked(raw), max_tokens=self._options["max_tokens"])
 
     def hidden(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The last layer at every token.
