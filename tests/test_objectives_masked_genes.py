@@ -90,7 +90,7 @@ def test_slots_are_averaged_over_near_members_that_have_them(
             if reach and (context == "positionwise_full" or hidden[centre][slot]):
                 expected.append(torch.stack(reach).mean(0))
                 wanted.append(names[centre][slot])
-    found, targets = by_slot(rows, ids, chosen, lengths, groups, context=context)
+    found, targets, _ = by_slot(rows, ids, chosen, lengths, groups, context=context)
     assert len(targets) > 0
     assert torch.equal(targets, torch.stack(wanted))
     assert torch.allclose(found, torch.stack(expected), atol=1e-6)
@@ -98,7 +98,7 @@ def test_slots_are_averaged_over_near_members_that_have_them(
 
 def test_a_centre_is_never_told_from_itself(packed: tuple[Tensor, Tensor, Tensor, Tensor, Groups]) -> None:
     rows, ids, chosen, lengths, groups = packed
-    found, _ = by_slot(rows, ids, chosen, lengths, groups, context="positionwise_full")
+    found, _, _ = by_slot(rows, ids, chosen, lengths, groups, context="positionwise_full")
     (gradient,) = torch.autograd.grad(found.sum(), rows, retain_graph=True)
     centres = torch.repeat_interleave(torch.isin(torch.arange(7), groups.centres), lengths)
     assert float(gradient[centres].abs().max()) == 0
@@ -128,7 +128,7 @@ def test_without_neighbours_there_is_no_context(packed: tuple[Tensor, Tensor, Te
     rows, ids, chosen, lengths, groups = packed
     alone = Groups(groups.group, torch.zeros(7, dtype=torch.bool))
     assert pooled_context(rows, ids, lengths, alone, nn.Linear(DIM, TOKENS)) is None
-    found, targets = by_slot(rows, ids, chosen, lengths, alone, context="positionwise_full")
+    found, targets, _ = by_slot(rows, ids, chosen, lengths, alone, context="positionwise_full")
     assert found.shape == (0, DIM)
     assert len(targets) == 0
 
@@ -139,7 +139,7 @@ def test_the_order_of_neighbours_changes_nothing(packed: tuple[Tensor, Tensor, T
     starts = (lengths.cumsum(0) - lengths).tolist()
     at = torch.cat([torch.arange(starts[i], starts[i] + int(lengths[i])) for i in order])
     moved = Groups(groups.group[order], groups.near[order])
-    a, x = by_slot(rows, ids, chosen, lengths, groups, context="positionwise_full")
-    b, y = by_slot(rows[at], ids[at], chosen[at], lengths[order], moved, context="positionwise_full")
+    a, x, _ = by_slot(rows, ids, chosen, lengths, groups, context="positionwise_full")
+    b, y, _ = by_slot(rows[at], ids[at], chosen[at], lengths[order], moved, context="positionwise_full")
     assert torch.equal(x, y)
     assert torch.allclose(a, b, atol=1e-6)

@@ -95,6 +95,14 @@ class PackedTransformer(nn.Module):
         out = self._layers(x[rows], _by_length(sorted(sizes)))
         return out[torch.argsort(rows)]
 
+    @torch.no_grad()
+    def scale_branches(self, factor: float) -> None:
+        """Multiply what every layer adds to its input: with a small factor the input is heard through all layers."""
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            layer.self_attn.out_proj.weight.mul_(factor)
+            layer.linear2.weight.mul_(factor)
+
     def padded(self, x: Tensor, mask: Tensor) -> Tensor:
         """The same for padded sequences, and what stands at their pads: pads attend to real rows, and are not seen.
 

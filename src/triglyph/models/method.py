@@ -8,7 +8,7 @@ Methods are found by name through entry points (`triglyph.methods`).
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
@@ -120,6 +120,18 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss_names(self) -> tuple[str, ...]:
         """Of the terms that `Output.losses` may hold beside `total`."""
+
+    def start(self, sample: Iterable[Batch]) -> None:
+        """Learn what must be known before the first step. Called at every start; a resumed run then restores weights.
+
+        Parameters
+        ----------
+        sample
+            Training batches from all over an epoch, in evaluation; made as they are asked for.
+        """
+
+    def finish(self, sample: Iterable[Batch]) -> None:
+        """Learn what a release must know of the training data, after the last step; `sample` as in `start`."""
 
     def scalars(self) -> dict[str, dict[str, float]]:
         """What else is worth a line in the log: what -> name -> value."""

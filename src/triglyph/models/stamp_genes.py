@@ -4,13 +4,17 @@ Genes in anomaly-rank order are masked and named again, from the location itself
 and from its neighbours (contextual, CGR). Batches are neighbourhoods: groups of nine locations, the first their centre.
 The loss is the sum of both; the paper trains with IGR alone first (`context_from`).
 
-Stamp_G, the embedding, is the mean over the tokens of a location. `readout` can put beside it, or in its place, the
-mean over the locations around it: what plain pooling gives, which contextual training has to be compared with.
+What sets patients and batches apart tells neighbours' genes too, and would be learnt first: with `baseline: section` a
+gene is told from how common it is in its own section, and only what varies within sections is left to be learnt.
+
+Stamp_G, the embedding, is the mean over the tokens of a location, less that of the training locations, and divided by
+one number, so that directions keep their share of the variance. `readout` can put beside it, or in its place, the mean
+over the locations around it: what plain pooling gives, which contextual training has to be compared with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -26,6 +30,7 @@ from triglyph.errors import RecipeError
 from triglyph.models.base import Batch, Output
 from triglyph.models.method import Method, MethodConfig, NeighbourhoodConfig
 from triglyph.objectives.masked_genes import (
+    Baseline,
     Context,
     Groups,
     Masked,
@@ -34,10 +39,17 @@ from triglyph.objectives.masked_genes import (
     name_genes,
     pooled_context,
 )
+from triglyph.objectives.spectral import rank_matrix, within_section_axes
 from triglyph.tissue.surroundings import surroundings
 
 EVALUATION_SEED = 0
 """Of the tokens that are hidden in evaluation: the same every time."""
+PRIOR_TOKENS = 1000.0
+"""A section's frequencies count as many tokens as it has, and these of all sections together."""
+BRANCH, RANKS = 0.3, 0.1
+"""With a spectral start, of layers' outputs and of rank embeddings: small, so that the start is not drowned."""
+HEAD = 0.1
+"""With a baseline, of the weights of heads: at first they say little more than it does."""
 
 
 class StampGenesConfig(MethodConfig):
@@ -53,6 +65,10 @@ class StampGenesConfig(MethodConfig):
     """Weight of CGR."""
     context_from: float = Field(default=0.5, ge=0, lt=1)
     """CGR joins after this fraction of the steps; the paper trains one epoch without and one with it."""
+    baseline: Literal["section"] | None = None
+    """Genes are told from their frequency in the section; null from nothing, as in the paper."""
+    start: Literal["random", "spectral"] = "random"
+    """Of gene embeddings; `spectral` takes the axes along which rank lists differ within sections."""
     neighbourhood: NeighbourhoodConfig = NeighbourhoodConfig()
     readout: Literal["own", "around", "own+around"] = "own"
     """The embedding of a location: its own; the mean over all within `readout_reach`, itself among them; or both."""
@@ -88,6 +104,8 @@ class StampModel(Method):
 
     name = "stamp-genes"
     config_class = StampGenesConfig
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, config: StampGenesConfig, encoders: Mapping[str, Encoder]) -> None:
         super().__init__(config, encoders)
@@ -100,6 +118,10 @@ class StampModel(Method):
             )
         self.intrinsic = _head(encoder)
         self.contextual = _head(encoder) if config.context and config.contextual else None
+        self.register_buffer("centre", torch.zeros(encoder.card.dim))
+        self.register_buffer("scale", torch.ones(()))
+        self._baselines: Tensor | None = None
+        """(sections, tokens) log frequencies; of the training data, and so no part of a release"""
 
     @property
     def genes(self) -> StampGenes:
@@ -113,6 +135,47 @@ class StampModel(Method):
         """Of what is trained."""
         return ("intrinsic", *(["contextual"] if self.contextual is not None else []))
 
+    # ---- before the first step and after the last
+
+    def start(self, sample: Iterable[Batch]) -> None:
+        """Frequencies of genes in each section, and spectral embeddings of genes, where the configuration asks."""
+        config = self.config
+        if config.baseline is None and config.start == "random":
+            return
+        lists, counts = [], dict[int, Tensor]()
+        for batch in sample:
+            ids, lengths = (t.cpu() for t in pack(batch["expression"]["ids"], batch["expression"]["mask"]))
+            section = batch["section"].cpu()
+            lists.append((rank_matrix(ids.numpy(), lengths.numpy(), self.genes.n_tokens), section.numpy()))
+            of = torch.repeat_interleave(section, lengths)
+            for number in section.unique().tolist():
+                found = torch.bincount(ids[of == number], minlength=self.genes.n_tokens).double()
+                counts[number] = counts.get(number, 0.0) + found
+        if config.baseline == "section":
+            self._baselines = _log_frequencies(counts).to(self.intrinsic.weight.device)
+            for head in (self.intrinsic, self.contextual):
+                if head is not None:
+                    with torch.no_grad():
+                        head.weight.mul_(HEAD)
+        if config.start == "spectral":
+            genes = self.genes
+            axes = within_section_axes(lists, dim=genes.card.dim, seed=EVALUATION_SEED)
+            with torch.no_grad():
+                genes.gene_embedding.weight.copy_(torch.from_numpy(axes))
+                genes.rank_embedding.weight.mul_(RANKS)
+                genes.transformer.scale_branches(BRANCH)
+
+    @torch.no_grad()
+    def finish(self, sample: Iterable[Batch]) -> None:
+        """The mean of training locations, and the one number that makes their average variance 1."""
+        pooled = torch.cat([self.pooled("expression", batch["expression"]) for batch in sample])
+        self.centre.copy_(pooled.mean(dim=0))
+        variance = pooled.var(dim=0, correction=0).mean()
+        if variance > 0:
+            self.scale.copy_(variance.rsqrt())
+
+    # ---- training
+
     def forward(self, batch: Batch) -> Output:
         """Losses of a batch of neighbourhoods; its `group` (n,) and `near` (n,) say who is whose neighbour."""
         config, entry = self.config, batch["expression"]
@@ -121,20 +184,37 @@ class StampModel(Method):
         rows = self.genes.hidden(hidden.ids, lengths)
         losses = {}
         if config.intrinsic and hidden.chosen.any():
-            losses["intrinsic"] = name_genes(rows[hidden.chosen], ids[hidden.chosen], self.intrinsic)
+            owner = torch.repeat_interleave(batch["section"], lengths)[hidden.chosen]
+            losses["intrinsic"] = name_genes(
+                rows[hidden.chosen], ids[hidden.chosen], self.intrinsic, baseline=self._baseline(owner)
+            )
         if self.contextual is not None and self.progress >= config.context_from:
             groups = Groups(batch["group"], batch["near"])
             if config.context == "pooled":
-                loss = pooled_context(rows, ids, lengths, groups, self.contextual)
+                baseline = self._baseline(batch["section"])
+                loss = pooled_context(rows, ids, lengths, groups, self.contextual, baseline=baseline)
             else:
-                context, targets = by_slot(rows, ids, hidden.chosen, lengths, groups, context=config.context)
-                loss = name_genes(context, targets, self.contextual) if len(targets) else None
+                slots = by_slot(rows, ids, hidden.chosen, lengths, groups, context=config.context)
+                baseline = self._baseline(batch["section"][slots.owner])
+                loss = None
+                if len(slots.targets):
+                    loss = name_genes(slots.rows, slots.targets, self.contextual, baseline=baseline)
             if loss is not None:
                 losses["contextual"] = loss
         weights = {"intrinsic": config.intrinsic, "contextual": config.contextual}
         # A batch in which nothing is hidden and nobody has a neighbour teaches nothing, and has a gradient of zero.
         total = sum((weights[name] * value for name, value in losses.items()), start=0.0 * rows.sum())
         return Output(losses={**losses, "total": total})
+
+    def _baseline(self, section: Tensor) -> Baseline | None:
+        """What genes of rows of these sections are told from; in validation too, whose sections are numbered anew."""
+        if self._baselines is None:
+            return None
+        if not self.training:
+            # The frequencies of all training sections together: a section that was not trained on has none of its own.
+            return Baseline(self._baselines[-1:], torch.zeros_like(section))
+        # Sections that no sampled batch held have those of all together, which come last.
+        return Baseline(self._baselines, section.clamp(max=len(self._baselines) - 1))
 
     def _hidden(self, ids: Tensor) -> Masked:
         generator = None
@@ -152,8 +232,8 @@ class StampModel(Method):
     # ---- Stamp_G
 
     def project(self, modality: str, pooled: Tensor) -> Tensor:
-        """The encoder's own mean over tokens."""
-        return pooled
+        """The encoder's mean over tokens, less the training locations', divided by one number."""
+        return (pooled - self.centre) * self.scale
 
     def of_section(self, modality: str, projected: Tensor, centres_um: NDArray[np.float64]) -> Tensor:
         """As `readout` says; a location without a place has itself around it."""
@@ -169,3 +249,12 @@ def _head(encoder: StampGenes) -> nn.Linear:
     nn.init.xavier_normal_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def _log_frequencies(counts: Mapping[int, Tensor]) -> Tensor:
+    """(sections + 1, tokens) log frequencies of tokens in sections 0, 1, ..., smoothed by those of all together, which
+    come last; a section that was not seen has those of all."""
+    total = sum(counts.values(), start=torch.zeros(()).double()) + 0.5
+    overall = total / total.sum()
+    found = [counts.get(s, torch.zeros_like(overall)) + PRIOR_TOKENS * overall for s in range(max(counts) + 1)]
+    return torch.stack([f.div(f.sum()).log() for f in (*found, overall)]).float()

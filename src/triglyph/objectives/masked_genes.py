@@ -63,7 +63,16 @@ def mask_tokens(
     return Masked(torch.where(chosen, hidden, ids), chosen)
 
 
-def name_genes(rows: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+class Baseline(NamedTuple):
+    """How probable genes are before anything is read: logits are told from it, so what it says need not be learnt."""
+
+    logits: Tensor
+    """(baselines, tokens)"""
+    of: Tensor
+    """(k,) which of them goes with each row"""
+
+
+def name_genes(rows: Tensor, targets: Tensor, head: nn.Linear, *, baseline: Baseline | None = None) -> Tensor:
     """Mean cross-entropy of naming `targets` (k,) from `rows` (k, dim); the logits of all rows are never held at once.
 
     Raises
@@ -74,14 +83,16 @@ def name_genes(rows: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
     if not len(targets):
         raise ValueError("no token is to be named")
     size = max(1, LOGITS // head.out_features)
+    of = torch.zeros_like(targets) if baseline is None else baseline.of
+
+    def block(x: Tensor, wanted: Tensor, which: Tensor) -> Tensor:
+        logits = head(x) if baseline is None else head(x) + baseline.logits[which]
+        return F.cross_entropy(logits, wanted, reduction="sum")
+
     if len(rows) <= size:
-        return F.cross_entropy(head(rows), targets)
-
-    def block(x: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(head(x), wanted, reduction="sum")
-
-    blocks = zip(torch.split(rows, size), torch.split(targets, size), strict=True)
-    sums = [checkpoint(block, x, wanted, use_reentrant=False, preserve_rng_state=False) for x, wanted in blocks]
+        return block(rows, targets, of) / len(targets)
+    blocks = zip(*(torch.split(t, size) for t in (rows, targets, of)), strict=True)
+    sums = [checkpoint(block, *parts, use_reentrant=False, preserve_rng_state=False) for parts in blocks]
     return torch.stack(sums).sum() / len(targets)
 
 
@@ -101,9 +112,18 @@ class Groups(NamedTuple):
         return first.nonzero().squeeze(1)
 
 
-def by_slot(
-    rows: Tensor, ids: Tensor, chosen: Tensor, lengths: Tensor, groups: Groups, *, context: Context
-) -> tuple[Tensor, Tensor]:
+class Slots(NamedTuple):
+    """Ranks of centres, and what their neighbours have there."""
+
+    rows: Tensor
+    """(k, dim)"""
+    targets: Tensor
+    """(k,) tokens of the centres"""
+    owner: Tensor
+    """(k,) location that each is of"""
+
+
+def by_slot(rows: Tensor, ids: Tensor, chosen: Tensor, lengths: Tensor, groups: Groups, *, context: Context) -> Slots:
     """Neighbours' rows at each rank of their centre, averaged, and the centre's gene of that rank.
 
     Parameters
@@ -119,10 +139,8 @@ def by_slot(
 
     Returns
     -------
-    rows
-        (k, dim), for the k slots of centres that are wanted and that a neighbour reaches.
-    targets
-        (k,) tokens.
+    Slots
+        Those of centres that are wanted and that a neighbour reaches.
     """
     slot = positions(lengths)
     group = torch.repeat_interleave(groups.group, lengths)
@@ -143,10 +161,13 @@ def by_slot(
     total = rows.new_zeros(len(target_key), rows.shape[1]).index_add(0, at[used], rows[used])
     count = rows.new_zeros(len(target_key)).index_add(0, at[used], torch.ones_like(at[used], dtype=rows.dtype))
     reached = count > 0
-    return total[reached] / count[reached, None], ids[wanted][reached]
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
+    return Slots(total[reached] / count[reached, None], ids[wanted][reached], owner[wanted][reached])
 
 
-def pooled_context(rows: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, head: nn.Linear) -> Tensor | None:
+def pooled_context(
+    rows: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, head: nn.Linear, *, baseline: Baseline | None = None
+) -> Tensor | None:
     """Mean cross-entropy of the genes of each centre from the mean embedding of its neighbours; None without any.
 
     Every centre counts once, however many genes it has: its target is even over its tokens.
@@ -155,6 +176,8 @@ def pooled_context(rows: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, h
     ----------
     rows
         (total, dim) packed output of the encoder.
+    baseline
+        Its `of` (n,) is of locations.
     """
     pooled = segment_mean(rows, lengths)
     n_groups = len(groups.centres)
@@ -165,7 +188,10 @@ def pooled_context(rows: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, h
     if not usable.any():
         return None
     context = (member.T @ pooled[used])[usable] / count[usable, None]
-    logp = F.log_softmax(head(context), dim=-1)
+    logits = head(context)
+    if baseline is not None:
+        logits = logits + baseline.logits[baseline.of[groups.centres[usable]]]
+    logp = F.log_softmax(logits, dim=-1)
     of_usable = torch.zeros(len(lengths), dtype=torch.bool, device=lengths.device)
     of_usable[groups.centres[usable]] = True
     wanted = torch.repeat_interleave(of_usable, lengths)

@@ -186,6 +186,8 @@ def _fabric(recipe: Recipe) -> Fabric:
 
 
 Order = Batches | NeighbourhoodBatches
+SAMPLE = 20_000
+"""Rows that a method is shown before the first step and after the last."""
 
 
 class _Plan(Sampler[NDArray[np.int64] | Neighbourhoods]):
@@ -223,6 +225,7 @@ class _Training:
         self.model = build_model(self.recipe, self.encoders, self.data)
         config = self.recipe.training
         self.batches = self._batches(rows)
+        self.model.eval().start(self._sample())
         self.total = config.epochs * self.batches.steps_per_epoch
         self.schedule = Schedule.of(config, total=self.total)
         optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, betas=config.betas)
@@ -297,6 +300,15 @@ class _Training:
             **self.model.scalars(),
         }
 
+    # ---- a sample
+
+    def _sample(self) -> Iterator[Batch]:
+        """Whole batches from all over an epoch, about `SAMPLE` rows; the same in every process."""
+        order = self._batches(self.data.rows, alone=True)
+        wanted = -(-SAMPLE // self.recipe.training.batch_size)
+        for step in np.unique(np.linspace(0, order.steps_per_epoch - 1, wanted).astype(int)):
+            yield self.fabric.to_device(self.data[order.batch(0, int(step))])
+
     # ---- validation
 
     def _validation_batches(self) -> tuple[Locations, Order] | None:
@@ -305,10 +317,20 @@ class _Training:
         rows = self.job.rows(self.cohort, "val")
         return Locations(rows, self.encoders, cached=self.cached), self._batches(rows, plain=True)
 
-    def _batches(self, rows: Rows, *, plain: bool = False) -> Order:
-        """The order that the method and the recipe ask for; plain: as rows come, in batches that they fill."""
+    def _batches(self, rows: Rows, *, plain: bool = False, alone: bool = False) -> Order:
+        """The order that the method and the recipe ask for.
+
+        Parameters
+        ----------
+        plain
+            As rows come, in batches that they fill.
+        alone
+            Whole batches, not this process's part of them.
+        """
         recipe, config = self.recipe, self.recipe.training
         process = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
+        if alone:
+            process = {"rank": 0, "world_size": 1}
         if (groups := recipe.model.groups) is not None:
             return NeighbourhoodBatches(
                 rows.offsets,
@@ -408,6 +430,7 @@ class _Training:
 
     def _finish(self) -> None:
         if not self.folder.model_path.exists():
+            self.model.eval().finish(self._sample())
             save_model(self.model, self.folder.model_path)
         write_json(self.folder.manifest_path, self._manifest())
 

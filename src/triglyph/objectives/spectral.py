@@ -1,0 +1,86 @@
+"""Embeddings of genes to start from: the axes along which rank lists differ within their sections.
+
+A few thousand locations are too few to learn from random numbers what a decomposition says at once. Each location is
+the vector of its genes' log(length / rank), as a share of their sum; sections are centred, so that what sets patients
+and batches apart is no axis; genes are divided by the root of their mean, as in correspondence analysis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, svds
+
+Floats = NDArray[np.float32]
+
+
+def rank_matrix(ids: NDArray[np.int64], lengths: NDArray[np.int64], n_tokens: int) -> sp.csr_matrix:
+    """(n, n_tokens) of packed lists: log(length / (rank - 1/2)) of each token, as a share of its location's sum.
+
+    Parameters
+    ----------
+    ids
+        (total,) tokens in rank order.
+    lengths
+        (n,) of the lists.
+    """
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    rank = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths) + 0.5
+    weights = np.log(np.repeat(lengths, lengths) / rank + 1.0)
+    total = np.repeat(np.add.reduceat(weights, bounds[:-1][lengths > 0]), lengths[lengths > 0]) if len(ids) else weights
+    return sp.csr_matrix(((weights / total).astype(np.float32), ids, bounds), shape=(len(lengths), n_tokens))
+
+
+def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]], *, dim: int, seed: int) -> Floats:
+    """(n_tokens, dim) embedding of tokens: the leading axes within sections, each as large as what it explains.
+
+    Parameters
+    ----------
+    lists
+        Pieces of the training data: `rank_matrix` (n, n_tokens) and the section of each row (n,).
+    dim
+        Columns; those that the data do not fill are 0.
+    seed
+        Of the first vector of the decomposition.
+
+    Returns
+    -------
+    Floats
+        With a root mean square of 1 over the tokens that occur.
+    """
+    x = sp.vstack([m for m, _ in lists], format="csr")
+    section = np.unique(np.concatenate([s for _, s in lists]), return_inverse=True)[1]
+    n, tokens = x.shape
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    occurs = mean > 0
+    inverse = np.where(occurs, 1.0 / np.sqrt(np.where(occurs, mean, 1.0)), 0.0)
+    member = sp.csr_matrix((np.ones(n), (section, np.arange(n))))
+    means = sp.diags_array(1.0 / np.asarray(member.sum(axis=1)).ravel()) @ (member @ x)  # (sections, tokens)
+
+    # Centred and divided as it is multiplied: a dense matrix of all locations and genes is never made.
+    def right(v: NDArray) -> NDArray:
+        w = inverse * v.ravel()
+        return x @ w - (means @ w)[section]
+
+    def left(u: NDArray) -> NDArray:
+        u = u.ravel()
+        return inverse * (x.T @ u - means.T @ (member @ u))
+
+    kept = min(dim, n - 1, int(occurs.sum()) - 1)
+    out = np.zeros((tokens, dim), dtype=np.float32)
+    if kept < 1:
+        return out
+    start = np.random.default_rng(seed).standard_normal(min(n, tokens))
+    operator = LinearOperator((n, tokens), matvec=right, rmatvec=left, dtype=np.float64)
+    _, values, axes = svds(operator, k=kept, v0=start)
+    order = np.argsort(-values)
+    axes, values = axes[order], values[order]
+    # The sign of an axis is free: its largest entry is made positive.
+    axes *= np.sign(axes[np.arange(kept), np.abs(axes).argmax(axis=1)])[:, None]
+    found = (axes * inverse).T * (values / values[0])
+    spread = np.sqrt((found[occurs] ** 2).mean())
+    out[:, :kept] = found / (spread if spread > 0 else 1.0)
+    return out
