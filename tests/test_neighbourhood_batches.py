@@ -129,18 +129,27 @@ def test_centres_rounded_to_pixels_stay_within_reach() -> None:
     assert pixels.near.mean() == pytest.approx(exact.near.mean(), abs=0.03)
 
 
-@pytest.mark.parametrize("batch_size", [9, 40])
-def test_a_step_asks_for_no_section_beyond_its_windows(batch_size: int) -> None:
-    places = [hexagonal(6, 6) for _ in range(20)]
-    offsets = np.arange(21) * 36
-    for step in range(20 * 4 // (batch_size // 9)):
+@pytest.mark.parametrize("groups", [1, 5, 30])
+def test_a_step_asks_for_the_sections_of_its_windows_alone(groups: int) -> None:
+    places, offsets = [hexagonal(6, 6) for _ in range(20)], np.arange(21) * 36
+    window_of = np.arange(20 * 4) // (3 * 4)  # of every group of the epoch; the last window has two sections
+    for step, windows in enumerate(np.split(window_of, range(groups, 80, groups))):
         asked = Counted(places)
-        made = NeighbourhoodBatches(offsets, places=asked, batch_size=batch_size, seed=0, sections_at_once=3)
+        made = NeighbourhoodBatches(offsets, places=asked, batch_size=9 * groups, seed=0, sections_at_once=3)
         batch = made.batch(1, step)
         assert set(batch.rows // 36) <= set(asked.asked)
-        assert len(asked.asked) in ({3, 2} if batch_size == 9 else {3, 6, 5, 2})
-        made.batch(1, step)
-        assert len(asked.asked) == len(set(asked.asked)), "a window in use is kept"
+        assert len(asked.asked) == len(set(asked.asked)) == sum(2 if w == 6 else 3 for w in set(windows.tolist()))
+        if len(set(windows.tolist())) <= 2:
+            made.batch(1, step)
+            assert len(asked.asked) == len(set(asked.asked)), "windows in use are kept"
+
+
+def test_the_window_used_longest_ago_is_let_go() -> None:
+    asked = Counted([hexagonal(3, 3)] * 4)
+    made = NeighbourhoodBatches(np.arange(5) * 9, places=asked, batch_size=9, seed=0, sections_at_once=1)
+    for step in (0, 1, 0, 2, 0):
+        made.batch(0, step)
+    assert len(asked.asked) == 3
 
 
 def test_an_epoch_in_order_asks_for_every_section_once_and_keeps_two_windows() -> None:
@@ -184,7 +193,7 @@ def test_processes_share_the_groups_of_a_step(world_size: int) -> None:
 @AT_ONCE
 def test_a_saved_position_continues_exactly(at_once: int | None) -> None:
     whole = batches(sections_at_once=at_once)
-    expected = [b for _ in range(2) for b in whole]
+    expected = [whole.batch(epoch, step) for epoch in range(2) for step in range(len(whole))]
     for stop in range(1, len(whole)):
         first, found = batches(sections_at_once=at_once), []
         for batch in first:

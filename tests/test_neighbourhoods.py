@@ -114,6 +114,11 @@ def test_the_first_member_is_the_most_central_and_the_others_follow_by_distance(
         assert (np.diff(away[0][1:]) >= 0).all()
 
 
+def test_the_centre_stays_first_before_one_that_lies_less_than_a_nanometre_away() -> None:
+    places = np.array([[0.0, 0.0], [0.0003, 0.0], [50.0007, 0.0], [-90.0, 0.0], [0.0, 400.0]])
+    assert {int(neighbourhoods(places, size=5, seed=seed)[0, 0]) for seed in range(20)} == {1}
+
+
 def test_the_seed_decides_and_nothing_else() -> None:
     centres = LATTICES["hexagonal"]
     first = neighbourhoods(centres, seed=[4, 0, 7])

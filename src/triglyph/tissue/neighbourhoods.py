@@ -117,8 +117,6 @@ def near(centres_um: ArrayLike, groups: NDArray[np.int64], *, reach_um: float) -
     (g, size); False for the centre itself, for -1, and everywhere where places are unknown.
     """
     centres = _checked(centres_um)
-    if not len(groups):
-        return np.zeros(groups.shape, dtype=bool)
     within: NDArray[np.bool_] = _gap(centres[groups], centres[groups[:, :1]]) <= np.round(reach_um, DECIMALS)
     within &= groups >= 0
     within[:, 0] = False
