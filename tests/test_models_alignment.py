@@ -234,3 +234,74 @@ def test_negatives_of_the_section_make_the_loss_the_mean_over_sections() -> None
 def test_text_cannot_be_centred() -> None:
     with pytest.raises(ValueError, match="a question asked of a section belongs to none"):
         model(centre=["text"])
+
+
+PAIRS = {"image-expression": 1.0, "expression-text": 1.0}
+
+
+def bridged(**about: Any) -> Alignment:
+    return model("locked", pairs=PAIRS, bridges={"text-image": {"through": "expression", **about}}).eval()
+
+
+APART = {"image": [0, 1, 2], "expression": [0, 1, 2, 3, 4, 5], "text": [3, 4, 5]}
+
+
+def test_a_bridge_is_added_to_the_mean_over_the_pairs_and_scores_no_pair_of_its_own() -> None:
+    x = batch(APART, features=True)
+    plain, once, twice = model("locked", pairs=PAIRS).eval(), bridged(), bridged(weight=2.0)
+    a, b, c = plain(x).losses, once(x).losses, twice(x).losses
+    assert set(a) == set(plain.loss_names) | {"total"} == {*PAIRS, "total"}
+    assert set(b) == set(once.loss_names) | {"total"} == {*PAIRS, "image-expression-text", "total"}
+    torch.testing.assert_close(b["total"], a["total"] + b["image-expression-text"])
+    torch.testing.assert_close(c["total"], a["total"] + 2 * b["image-expression-text"])
+    assert once.config.needs == plain.config.needs
+
+
+def test_a_batch_without_both_ends_has_no_bridge() -> None:
+    x = batch({m: APART[m] for m in ("expression", "text")}, features=True)
+    assert set(bridged()(x).losses) == {"expression-text", "total"}
+
+
+def test_the_pivot_learns_from_its_pairs_alone() -> None:
+    x = batch(APART, features=True)
+    gradients = []
+    for m in (model("locked", pairs=PAIRS).eval(), bridged()):
+        m(x).losses["total"].backward()
+        gradients.append({n: p.grad for n, p in m.named_parameters() if n.startswith("heads.")})
+    plain, with_bridge = gradients
+    for name, found in with_bridge.items():
+        if ".expression." in f".{name}":
+            torch.testing.assert_close(found, plain[name])
+    assert any(not torch.allclose(found, plain[n]) for n, found in with_bridge.items() if "image" in n)
+    assert any(not torch.allclose(found, plain[n]) for n, found in with_bridge.items() if "text" in n)
+
+
+def test_a_bridge_has_a_scale_of_its_own_where_pairs_have() -> None:
+    m = model("locked", pairs=PAIRS, bridges={"image-text": "expression"}, temperature={"share": "per-pair"})
+    assert m.temperature.names == ("image-expression", "expression-text", "image-text")
+    assert m.config == AlignmentConfig.model_validate(m.config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("bridges", "pairs", "said"),
+    [
+        ({"image-text": "image"}, PAIRS, "goes through image, which is one of its ends"),
+        ({"image-text": "expression"}, {"image-expression": 1, "image-text": 1}, "train expression-text too"),
+        ({"image-text": "expression"}, {**PAIRS, "image-text": 1}, "image-text is trained as a pair, so it needs no"),
+        ({"image-image": "expression"}, PAIRS, "'image-image' is not a pair of two"),
+        ({"image-text": "expression", "text-image": "expression"}, PAIRS, "image-text is given twice"),
+        ({"image-text": {"through": "expression", "weight": 0}}, PAIRS, "greater than 0"),
+        ({"image-text": "genes"}, PAIRS, "'image', 'expression' or 'text'"),
+    ],
+)
+def test_a_bridge_that_cannot_be_is_refused(bridges: Any, pairs: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        model("locked", pairs=pairs, bridges=bridges)
+
+
+def test_a_bridge_beside_its_pair_must_be_asked_for_and_null_takes_it_out() -> None:
+    three = {**PAIRS, "image-text": 1.0}
+    both = model("locked", pairs=three, bridges={"image-text": {"through": "expression", "beside_pair": True}}).eval()
+    assert set(both(batch(APART, features=True)).losses) == {*PAIRS, "image-expression-text", "total"}
+    assert model("locked", pairs=three, bridges={"image-text": None}).config.bridges == {}
+    assert model("locked", pairs={**PAIRS, "image-text": 0}, bridges={"image-text": "expression"}).config.bridges

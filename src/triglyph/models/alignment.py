@@ -4,7 +4,8 @@ Each modality has a *tower*: an encoder and a projection head into one shared sp
 never changes; its pooled output may come from a cache), learns by `lora` (adapters alone), is `trained` (from
 pretrained weights) or from `scratch`. Any pairs of modalities are trained, each with a weight, by InfoNCE (`clip`) or
 pairwise sigmoids (`siglip`). SpatialWhisperer (ICML 2026) is the towers Geneformer locked, BioBERT trained, UNI2-h
-locked, with the pairs expression-text and image-expression.
+locked, with the pairs expression-text and image-expression. Two modalities that are never seen together may be bridged
+by one that is seen with each.
 
 Three names are kept apart: `pooled` is what an encoder gives, `projected` what its head makes of it, and `embeddings`
 are projected and L2-normalised. Rows without a modality are not in its entry of the batch: they are never encoded and
@@ -14,7 +15,7 @@ no statistic sees them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from triglyph.models.base import Batch, Output
 from triglyph.models.heads import HeadConfig, build_head
 from triglyph.models.method import Method, MethodConfig
 from triglyph.models.towers import MODALITIES
+from triglyph.objectives.bridge import bridge_losses, bridge_name
 from triglyph.objectives.contrastive import INIT_BIAS, INIT_TEMPERATURE, Pair, Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch, is_distributed
 
@@ -47,11 +49,24 @@ class TemperatureConfig(Frozen):
     """Of `siglip`, learnt beside the scale."""
 
 
+class BridgeConfig(Frozen):
+    """How two modalities that are not seen together are drawn together by a third (`triglyph.objectives.bridge`)."""
+
+    through: Modality
+    """The pivot, which is trained as a pair with each of them."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Of the bridge's loss, which is added to the mean over the pairs."""
+    beside_pair: bool = False
+    """Bridge the two although they are trained as a pair as well."""
+
+
 class AlignmentConfig(MethodConfig):
     """Towers, head, pairs and temperature."""
 
     pairs: dict[str, float]
     """`image-expression`, ... -> weight; 0 or null takes a pair out."""
+    bridges: dict[str, BridgeConfig] = Field(default_factory=dict)
+    """`image-text`, ... -> how it is bridged, or the pivot's name alone; null takes a bridge out."""
     objective: Literal["clip", "siglip"] = "clip"
     dim: int = Field(default=256, ge=1)
     """Width of the shared space."""
@@ -64,7 +79,7 @@ class AlignmentConfig(MethodConfig):
     """Modalities whose projections are centred in each section before they are normalised: what a section's locations
     have in common is taken away. In training over its rows in the batch, afterwards over all of it: `transductive`."""
 
-    @field_validator("pairs", mode="before")
+    @field_validator("pairs", "bridges", mode="before")
     @classmethod
     def _drop_null(cls, value: Any) -> Any:
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
@@ -72,18 +87,23 @@ class AlignmentConfig(MethodConfig):
     @field_validator("pairs", mode="after")
     @classmethod
     def _canonical(cls, value: dict[str, float]) -> dict[str, float]:
-        pairs: dict[str, float] = {}
-        for name, weight in value.items():
-            parts = name.split("-")
-            if len(set(parts)) != 2 or not set(parts) <= set(MODALITIES):
-                raise ValueError(f"{name!r} is not a pair of two of {', '.join(MODALITIES)}, joined by '-'")
+        pairs = _by_ordered_name(value)
+        for name, weight in pairs.items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"the weight of {name} is {weight:g}; it must be 0 or more")
-            ordered = "-".join(sorted(parts, key=MODALITIES.index))
-            if ordered in pairs:
-                raise ValueError(f"{ordered} is given twice")
-            pairs[ordered] = weight
         return pairs
+
+    @field_validator("bridges", mode="before")
+    @classmethod
+    def _the_pivot_alone(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: {"through": about} if isinstance(about, str) else about for name, about in value.items()}
+
+    @field_validator("bridges", mode="after")
+    @classmethod
+    def _canonical_bridges(cls, value: dict[str, BridgeConfig]) -> dict[str, BridgeConfig]:
+        return _by_ordered_name(value)
 
     @model_validator(mode="after")
     def _towers_and_pairs_fit(self) -> AlignmentConfig:
@@ -100,15 +120,55 @@ class AlignmentConfig(MethodConfig):
             raise ValueError(f"centre names {', '.join(foreign)}, which has no tower")
         return self
 
+    @model_validator(mode="after")
+    def _bridges_have_both_pairs(self) -> AlignmentConfig:
+        for name, bridge in self.bridges.items():
+            a, b = name.split("-")
+            if bridge.through in (a, b):
+                raise ValueError(f"the bridge {name} goes through {bridge.through}, which is one of its ends")
+            halves = _by_ordered_name({f"{end}-{bridge.through}": end for end in (a, b)})
+            if untrained := [half for half in halves if not self.pairs.get(half)]:
+                raise ValueError(
+                    f"the bridge {name} goes through {bridge.through}: train {' and '.join(untrained)} too"
+                )
+            if self.pairs.get(name) and not bridge.beside_pair:
+                raise ValueError(
+                    f"{name} is trained as a pair, so it needs no bridge; set its weight in `pairs` to 0, or "
+                    "`beside_pair` of the bridge to true"
+                )
+        return self
+
     @property
     def active_pairs(self) -> dict[Pair, float]:
         """(a, b) -> weight, of pairs that are trained."""
         return {(n.split("-")[0], n.split("-")[1]): w for n, w in self.pairs.items() if w > 0}
 
     @property
+    def active_bridges(self) -> dict[Pair, str]:
+        """(a, b) -> the pivot between them."""
+        return {(n.split("-")[0], n.split("-")[1]): bridge.through for n, bridge in self.bridges.items()}
+
+    @property
     def needs(self) -> tuple[Pair, ...]:
         """Both sides of a pair that is trained."""
         return tuple(self.active_pairs)
+
+
+V = TypeVar("V")
+
+
+def _by_ordered_name(values: Mapping[str, V]) -> dict[str, V]:
+    """The same under the names of pairs in the one order that they have."""
+    out: dict[str, V] = {}
+    for name, value in values.items():
+        parts = name.split("-")
+        if len(set(parts)) != 2 or not set(parts) <= set(MODALITIES):
+            raise ValueError(f"{name!r} is not a pair of two of {', '.join(MODALITIES)}, joined by '-'")
+        ordered = "-".join(sorted(parts, key=MODALITIES.index))
+        if ordered in out:
+            raise ValueError(f"{ordered} is given twice")
+        out[ordered] = value
+    return out
 
 
 class Alignment(Method):
@@ -133,7 +193,8 @@ class Alignment(Method):
                 for m in config.modalities
             }
         )
-        names = [f"{a}-{b}" for a, b in config.active_pairs] if config.temperature.share == "per-pair" else []
+        scaled = dict.fromkeys([*config.active_pairs, *config.active_bridges])
+        names = [f"{a}-{b}" for a, b in scaled] if config.temperature.share == "per-pair" else []
         self.temperature = Temperature(
             names,
             init=config.temperature.init,
@@ -143,8 +204,9 @@ class Alignment(Method):
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """One a pair."""
-        return tuple(f"{a}-{b}" for a, b in self.config.active_pairs)
+        """One a pair, and one a bridge."""
+        bridges = (bridge_name(pair, through) for pair, through in self.config.active_bridges.items())
+        return (*(f"{a}-{b}" for a, b in self.config.active_pairs), *bridges)
 
     def scalars(self) -> dict[str, dict[str, float]]:
         """The learnt scale, and bias of sigmoids, of each pair; of all, where it is shared."""
@@ -229,7 +291,11 @@ class Alignment(Method):
             duplicates=keys,
             blocks=sections if self.config.negatives == "section" else None,
         )
-        return Output(embeddings=embeddings, rows=rows, losses=losses)
+        bridged = bridge_losses(embeddings, rows, bridges=self.config.active_bridges, temperature=self.temperature)
+        for (a, b), through in self.config.active_bridges.items():
+            if (name := bridge_name((a, b), through)) in bridged:
+                losses["total"] = losses["total"] + self.config.bridges[f"{a}-{b}"].weight * bridged[name]
+        return Output(embeddings=embeddings, rows=rows, losses={**bridged, **losses})
 
 
 def centred(x: Tensor, sections: Tensor | None = None) -> Tensor:

@@ -193,7 +193,7 @@ def contrastive_loss(
     for (a, b), weight in pairs.items():
         if weight == 0:
             continue
-        at_a, at_b, positions = _both(rows.get(a), rows.get(b))
+        at_a, at_b, positions = held_by_both(rows.get(a), rows.get(b))
         found.append(f"{a}-{b}: {len(positions)}")
         if len(positions) < 2:
             continue
@@ -219,7 +219,7 @@ def contrastive_loss(
     return {**terms, "total": total}
 
 
-def _both(a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def held_by_both(a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Where the positions held by both lie in `a` and in `b`, and the positions, ascending."""
     if a is None or b is None:
         nothing = torch.zeros(0, dtype=torch.long)
