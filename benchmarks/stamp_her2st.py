@@ -87,7 +87,7 @@ def main() -> None:
     asked = parser.parse_args()
     cohort = Cohort.open(asked.cohort)
     everything, labelled = splits(cohort)
-    if everything.name not in cohort.splits():
+    if everything.name not in cohort.splits:
         cohort.save_split(everything)
     trials = {fold.name: Trial.of(cohort, labelled, fold=fold.name) for fold in labelled.folds}
     scores: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
