@@ -38,6 +38,7 @@ from triglyph.workflows.transitive import (
     BRIDGE,
     DIRECT,
     HELD_OUT,
+    PAIRS,
     SHUFFLED,
     _Bench,
     _check_held_out,
@@ -121,8 +122,18 @@ def test_words_of_validated_patients_are_hidden_too(bench: Any) -> None:
         rows = job.rows(made.cohort, side)
         assert not (rows.present["text"] & rows.present["image"]).any()
         assert rows.present["text"].any()
+    assert "image-text" not in made._recipe(BRIDGE, 0).model.pairs
     with pytest.raises(ContractError, match="all validation sections are with an image"):
         bench(train=("S0", "D0", "D1"), val=("S1",))
+
+
+def test_the_bridge_and_its_control_alone_have_the_bridge(bench: Any) -> None:
+    made = bench()
+    assert {arm for arm in ARMS if made._recipe(arm, 0).model.bridges} == {BRIDGE, SHUFFLED}
+    assert made._recipe(BRIDGE, 0).model.bridges == made.base.model.bridges
+    plain, bridge = (made._recipe(arm, 0).as_dict() for arm in (PAIRS, BRIDGE))
+    assert {**plain["model"], "bridges": bridge["model"]["bridges"]} == bridge["model"]
+    assert {k: plain[k] for k in ("seed", "data", "training")} == {k: bridge[k] for k in ("seed", "data", "training")}
 
 
 def test_a_held_out_word_that_a_caption_has_is_refused(cohort: Path, tmp_path: Path) -> None:
@@ -188,11 +199,11 @@ def test_rank_tokens_of_predicted_profiles_are_those_of_their_order() -> None:
     encoder = cases.make("geneformer-12l-30m")
     profile = np.random.default_rng(0).gamma(0.5, 20.0, (3, len(cases.IDS)))
     trained = SimpleNamespace(
-        model=SimpleNamespace(encoder=lambda modality: encoder), project=lambda modality, values, present: values
+        model=SimpleNamespace(encoder=lambda modality: encoder), project=lambda modality, values, *_: values
     )
     genes, every = tuple(zip(cases.GENES, cases.IDS, strict=True)), np.ones(3, dtype=bool)
     through = ThroughGenes(trained, lambda s: (np.log1p(profile), every), lambda x: x, genes, ())  # type: ignore[arg-type]
-    found, _ = through.embed(SimpleNamespace(id="S"), "image")
+    found, _ = through.embed(SimpleNamespace(id="S", centres_um=np.zeros((3, 2))), "image")
     whole = Expression(sp.csr_matrix(np.rint(profile * 1e6)), cases.GENES, cases.IDS, np.ones(len(genes), dtype=bool))
     with torch.no_grad():
         expected = encoder.encode(encoder.prepare(whole)).pooled.numpy()
@@ -205,7 +216,7 @@ def asked(cohort: Path) -> dict[str, Any]:
 
 def test_the_bridge_sees_no_word_of_a_patient_and_no_image_of_a_donor(done: Path) -> None:
     rows = {arm: Run(done / "cells" / arm.replace(" ", "-") / "seed-0/run").manifest()["rows"] for arm in ARMS}
-    for arm in (BRIDGE, SHUFFLED):
+    for arm in (BRIDGE, PAIRS, SHUFFLED):
         assert "image+expression+text" not in rows[arm]
         assert rows[arm]["image+expression"] == 72
         assert rows[arm]["expression+text"] == rows[arm]["text"] > 0
@@ -248,7 +259,10 @@ def test_predicted_profiles_are_embedded_as_expression_is(done: Path, cohort: Pa
 def test_a_bridge_without_donors_or_a_tower_is_refused(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="2 training sections with an image and 0 without"):
         transitive(**{**asked(cohort), "split": "no-donors"}, out=tmp_path / "a")
-    two = ["model.towers.text=null", "model.pairs.image-text=0", "model.pairs.expression-text=0"]
+    none = ["model.bridges.image-text=null"]
+    with pytest.raises(RecipeError, match="the recipe bridges nothing, and images and text are asked for"):
+        transitive(**{**asked(cohort), "set": [*TINY, *none]}, out=tmp_path / "b")
+    two = [*none, "model.towers.text=null", "model.pairs.expression-text=0"]
     with pytest.raises(RecipeError, match="needs an image, an expression and a text tower"):
         transitive(**{**asked(cohort), "set": [*TINY, *two]}, out=tmp_path / "b")
 

@@ -4,7 +4,9 @@ SpatialWhisperer (ICML 2026) never trains text against image: text meets express
 meets images in another, and text is then asked of images. Here that bridge stands beside what it must be held against,
 each trained from the same recipe on the same people:
 
-    bridge            text-expression from donors without images, image-expression from patients without words
+    bridge            text-expression from donors without images, image-expression from patients without words, and
+                      image and text drawn together by what expression says of them (`triglyph.objectives.bridge`)
+    pairs alone       the same people and pairs without that: the bridge as SpatialWhisperer trains it
     direct            image-text from the patients' own captions: what the bridge does without
     all               every pair and everybody
     genes between     image -> ridge -> expression -> text: the text-expression model alone, given predicted profiles
@@ -44,17 +46,21 @@ if TYPE_CHECKING:
     from triglyph.tissue.section import Section
     from triglyph.training.recipe import Recipe
 
-BRIDGE, DIRECT, ALL, BETWEEN, SHUFFLED = "bridge", "direct", "all", "genes between", "shuffled bridge"
+BRIDGE, PAIRS, DIRECT, ALL = "bridge", "pairs alone", "direct", "all"
+BETWEEN, SHUFFLED = "genes between", "shuffled bridge"
+BRIDGED = "image-text"
 ARMS: dict[str, tuple[str, ...]] = {
     BRIDGE: ("image-expression", "expression-text"),
+    PAIRS: ("image-expression", "expression-text"),
     DIRECT: ("image-text",),
     ALL: ("image-expression", "expression-text", "image-text"),
     BETWEEN: ("expression-text",),
     SHUFFLED: ("image-expression", "expression-text"),
 }
-"""Arm -> the pairs that it trains."""
+"""Arm -> the pairs that it trains; `bridge` and its shuffled control have the recipe's bridge between them as well."""
 ROLES: dict[str, Role] = {
     BRIDGE: "method",
+    PAIRS: "baseline",
     DIRECT: "baseline",
     ALL: "baseline",
     BETWEEN: "baseline",
@@ -93,7 +99,7 @@ def transitive(
     out
         Folder of the experiment.
     recipe
-        Towers and training of all arms; their pairs are the arms' own.
+        Towers, training and bridge of all arms; their pairs are the arms' own.
     prompts
         YAML of classes and phrases for `zero-shot`; the labels' names if left out.
     held_out_prompts
@@ -115,7 +121,7 @@ def transitive(
     Raises
     ------
     RecipeError
-        No seed is asked for, or the recipe lacks a tower.
+        No seed is asked for, or the recipe lacks a tower or the bridge.
     ContractError
         No training section lacks an image, or all do; one without is of somebody whose image is used; the validation
         sections cannot validate every arm; a held-out phrase is in a caption; or `out` answers another question.
@@ -127,6 +133,7 @@ def transitive(
     from triglyph.apply.prompts import Prompts
     from triglyph.bench.contracts import Trial
     from triglyph.metrics.result import write_results
+    from triglyph.models.alignment import AlignmentConfig
     from triglyph.report.transitive import figure, gains, markdown, write_gains
     from triglyph.storage import atomic_file
     from triglyph.tissue.cohort import Cohort
@@ -138,6 +145,13 @@ def transitive(
     base = load_recipe(recipe, overrides=[*(set or ()), f"data.split={split}", "data.train=[]", "data.val=[]"])
     if len(base.model.towers) < 3:
         raise RecipeError("a bridge needs an image, an expression and a text tower", where=f"recipe {recipe}")
+    bridges = tuple(base.model.bridges) if isinstance(base.model, AlignmentConfig) else ()
+    if bridges != (BRIDGED,):
+        raise RecipeError(
+            f"the recipe bridges {', '.join(bridges) or 'nothing'}, and images and text are asked for",
+            where=f"recipe {recipe}, model.bridges",
+            mend="set model.bridges.image-text=expression; the arm without it is trained anyway",
+        )
     opened = Cohort.open(Path(cohort))
     chosen, audit = audited(opened, split, model=None, embedding=None, prompts=prompts, fold=None, allow=allow or ())
     asked = {
@@ -159,7 +173,9 @@ def transitive(
     found = gains(rows, arms=tuple(ARMS), reference=DIRECT, nulls=NULLS)
     write_gains(found, out / "transitive.csv")
     with atomic_file(out / "table.md") as partial:
-        partial.write_text(text := markdown(found, reference=DIRECT, versus=[(BRIDGE, BETWEEN)]), encoding="utf-8")
+        partial.write_text(
+            text := markdown(found, reference=DIRECT, versus=[(BRIDGE, BETWEEN), (BRIDGE, PAIRS)]), encoding="utf-8"
+        )
     with atomic_file(out / "figure.png") as partial:
         partial.write_bytes(figure(found, reference=DIRECT))
     if not quiet:
@@ -246,7 +262,8 @@ class _Bench:
         # Donors have no images; the patients' words are taken away where words come from donors alone.
         hidden = {} if arm in (DIRECT, ALL) else {"text": self.pictured}
         values |= {"name": f"{self.base.name}: {arm}", "seed": self.base.seed + seed}
-        values["model"] |= {"pairs": dict.fromkeys(ARMS[arm], 1.0), "towers": towers}
+        bridges = values["model"]["bridges"] if arm in (BRIDGE, SHUFFLED) else {}
+        values["model"] |= {"pairs": dict.fromkeys(ARMS[arm], 1.0), "towers": towers, "bridges": bridges}
         values["data"] |= {"without": hidden, "shuffled": ["image"] if arm == SHUFFLED else []}
         return typed(values, where=f"transitive: {arm}")
 
