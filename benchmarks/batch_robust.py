@@ -50,13 +50,12 @@ def rows_of(cohort: Cohort, trial: Trial, arm: str, seed: int, out: Path, more: 
     folder = out / cohort.path.name / arm.replace(" ", "-").replace("'", "") / f"seed-{seed}"
     run = fit("batch-robust", overrides=split, cohort=cohort, out=folder / "run", show=False)
 
-    def work():  # type: ignore[no-untyped-def]
+    def opened() -> dict[str, Subject]:
         trained = TrainedModel.open(run)
-        subject = Subject(arm, trained, seed=seed, transductive=trained.transductive)
-        for protocol in (RetrievalAcross(), Retrieval(), BatchEffect(n_boot=0)):
-            yield subject, protocol
+        return {arm: Subject(arm, trained, seed=seed, transductive=trained.transductive)}
 
-    return judged(folder / "judged", trial, work())
+    asked = {arm: [RetrievalAcross(), Retrieval(), BatchEffect(n_boot=0)]}
+    return judged(folder / "judged", trial, asked, opened, seed=seed)
 
 
 def by_patient(rows: Sequence[Result], arm: str, name: str, metric: str) -> dict[str, list[float]]:
