@@ -184,7 +184,8 @@ def _by_length(sizes: list[int]) -> Attend:
         return torch.cat([one(length, count, qkv, dropout) for (length, count), *qkv in parts])
 
     def one(length: int, count: int, qkv: list[Tensor], dropout: float) -> Tensor:
-        a, b, c = (t.view(count, length, *t.shape[1:]).transpose(1, 2) for t in qkv)
+        # Rows of a head lie together: on a CPU, a copy is cheaper than what attention loses to strides.
+        a, b, c = (t.view(count, length, *t.shape[1:]).transpose(1, 2).contiguous() for t in qkv)
         return F.scaled_dot_product_attention(a, b, c, dropout_p=dropout).transpose(1, 2).flatten(0, 1)
 
     return attend
