@@ -179,3 +179,20 @@ class _Trap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.path,))
+
+
+def test_cpu_minutes_are_those_of_the_run_and_not_of_its_process(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = iter([1000.0])
+    spent = 1000.0
+
+    def now() -> float:
+        nonlocal spent
+        spent += next(before, 0.25)
+        return spent
+
+    monkeypatch.setattr("triglyph.training.loop.cpu_seconds", now)
+    recipe = deep_merge(RECIPE, {"training": {"epochs": 1}})
+    out = fit(typed(recipe, where="test"), cohort=cohort, out=tmp_path / "run", show=False)
+    assert 0 < Run(out).manifest()["cpu_minutes"] < 1

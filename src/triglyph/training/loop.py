@@ -35,7 +35,7 @@ from triglyph.training.augment import augment
 from triglyph.training.batches import Batches
 from triglyph.training.dataset import Locations, Rows, check_without, training_rows
 from triglyph.training.neighbourhood_batches import NeighbourhoodBatches, Neighbourhoods
-from triglyph.training.progress import bar
+from triglyph.training.progress import bar, cpu_seconds
 from triglyph.training.recipe import Recipe, load_recipe
 from triglyph.training.release import save_model
 from triglyph.training.run import Run
@@ -89,7 +89,7 @@ def fit(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides=overrides or ())
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(Path(cohort))
-    run = Run(Path(out))
+    run, begun = Run(Path(out)), cpu_seconds()
     job = _Job(recipe, cohort.path.absolute(), run.path.absolute(), show=show)
     run.start(recipe, job.data_identity(cohort))
     if run.finished:
@@ -104,7 +104,7 @@ def fit(
         if recipe.training.devices * recipe.training.nodes > 1:
             fabric.launch(_one_of_many, job)
         else:
-            _Training(fabric, job, cohort, rows, encoders).run()
+            _Training(fabric, job, cohort, rows, encoders, begun=begun).run()
     return run.path
 
 
@@ -215,7 +215,16 @@ def _one_of_many(fabric: Fabric, job: _Job) -> None:
 class _Training:
     """The state of a run in one process."""
 
-    def __init__(self, fabric: Fabric, job: _Job, cohort: Cohort, rows: Rows, encoders: dict[str, Encoder]) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        job: _Job,
+        cohort: Cohort,
+        rows: Rows,
+        encoders: dict[str, Encoder],
+        *,
+        begun: float = 0.0,
+    ) -> None:
         self.fabric, self.job, self.recipe = fabric, job, job.recipe
         self.folder = Run(job.out)
         self.cohort, self.encoders = cohort, encoders
@@ -230,7 +239,7 @@ class _Training:
         self.schedule = Schedule.of(config, total=self.total)
         optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, betas=config.betas)
         self.step = 0
-        self.cpu_seconds_before, self.starts = 0.0, 1
+        self.cpu_seconds_before, self.starts = -begun, 1
         self.module, self.optimizer = fabric.setup(self.model, optimizer)
         # After the set-up: only now are parameters where they stay, and the optimiser's state follows them there.
         if (state := self._resume()) is not None:
@@ -407,7 +416,8 @@ class _Training:
         self.model.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        self.cpu_seconds_before, self.starts = state["cpu_seconds"], state["starts"] + 1
+        self.cpu_seconds_before += state["cpu_seconds"]
+        self.starts = state["starts"] + 1
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
@@ -425,8 +435,8 @@ class _Training:
         self.fabric.barrier()
 
     def _cpu_seconds(self) -> float:
-        now = os.times()
-        return self.cpu_seconds_before + now.user + now.system + now.children_user + now.children_system
+        """Of this run, in this process and those it started; whatever the process did before it is not counted."""
+        return self.cpu_seconds_before + cpu_seconds()
 
     def _finish(self) -> None:
         if not self.folder.model_path.exists():

@@ -1,7 +1,8 @@
-"""Progress bars that say what is done, how fast, and how it goes; silent where nobody looks."""
+"""Progress bars that say what is done, how fast, and how it goes; silent where nobody looks. And CPU time."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,3 +48,9 @@ def bar(title: str, total: int, *, show: bool, done: int = 0, unit: str = "") ->
             progress.update(task, advance=rows, **fields)
 
         yield advance
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process since it began, and of those it has waited for."""
+    now = os.times()
+    return now.user + now.system + now.children_user + now.children_system

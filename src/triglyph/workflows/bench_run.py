@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from triglyph.errors import ContractError
+from triglyph.training.progress import cpu_seconds
 from triglyph.workflows.bench_refusals import named, refuse
 
 if TYPE_CHECKING:
@@ -368,16 +369,11 @@ class _Clock:
     """Wall and CPU time since it was made, children included."""
 
     def __init__(self) -> None:
-        self._wall, self._cpu = time.monotonic(), self._used()
-
-    @staticmethod
-    def _used() -> float:
-        now = os.times()
-        return now.user + now.system + now.children_user + now.children_system
+        self._wall, self._cpu = time.monotonic(), cpu_seconds()
 
     def read(self) -> dict[str, float]:
         """Minutes."""
         return {
             "minutes": round((time.monotonic() - self._wall) / 60, 3),
-            "cpu_minutes": round((self._used() - self._cpu) / 60, 3),
+            "cpu_minutes": round((cpu_seconds() - self._cpu) / 60, 3),
         }
