@@ -102,6 +102,24 @@ def test_both_views_have_their_shapes_and_differ(kind):
 
 
 @torch.no_grad()
+def test_the_token_stands_behind_the_class_token_without_a_place_and_is_read_where_it_ends():
+    torch.manual_seed(0)
+    encoder = Uni(dynamic_img_size=False, init_values=0.5).eval()
+    pretext, vit, pixels = PretextToken(encoder), encoder.vit, images(encoder)
+    vit.pos_embed.normal_()
+    patches = vit.patch_embed(encoder.normalised(pixels)) + vit.pos_embed[:, 1:]
+    first = (vit.cls_token + vit.pos_embed[:, :1]).expand(3, -1, -1)
+    x = torch.cat([first, pretext.token.expand(3, -1, -1), patches], dim=1)
+    for block in vit.blocks:
+        x = block(x)
+    x = vit.norm(x)
+    view = pretext.patch(encoder, pixels)
+    torch.testing.assert_close(view.pooled, x[:, 0])
+    torch.testing.assert_close(view.pretext, x[:, 1])
+    torch.testing.assert_close(view.grid, x[:, 2:].reshape(3, 4, 4, 32))
+
+
+@torch.no_grad()
 def test_a_ref_is_one_token_of_the_transformer():
     # The token of a ref is that of the first patch of an image whose first patch it is, less the place.
     encoder, pretext = make("uni-like")

@@ -18,6 +18,7 @@ from triglyph.errors import ContractError, RecipeError
 from triglyph.models.lora import adapt
 from triglyph.models.stamp_align import RegionConfig, StampAlign, StampAlignConfig
 from triglyph.tissue.regions import NOWHERE, shrink
+from triglyph.training.augment import AugmentConfig, augment
 
 PX = 64
 LOSSES = ("patch_spot", "region_spot", "patch_region", "localisation")
@@ -223,6 +224,17 @@ def test_a_batch_that_nothing_can_be_learnt_from_is_a_clear_error(have):
         model()(batch(**have))
 
 
+def test_images_of_one_scale_are_refused_where_losses_read_two():
+    have = batch(images=[0, 1], expression=[0, 1])
+    one = {"rows": have["image"]["rows"], "pixels": have["image"]["pixels"]}
+    with pytest.raises(ContractError, match="come without region, ref, cell"):
+        model()({**have, "image": one})
+    with pytest.raises(ContractError, match="come without pixels"):
+        model()({**have, "image": {"rows": one["rows"], "features": torch.zeros(2, 16)}})
+    patches = model(weights={"region_spot": 0, "patch_region": 0, "localisation": 0})
+    assert set(patches({**have, "image": one}).losses) == {"patch_spot", "total"}
+
+
 def test_an_empty_entry_is_no_entry():
     m = model().eval()
     empty = {"rows": torch.zeros(0, dtype=torch.long), "x": torch.zeros(0, GENES)}
@@ -363,6 +375,45 @@ def test_the_same_numbers_give_the_same_model_and_losses():
     have = batch(images=[0, 1, 2], expression=[0, 1, 2])
     assert all(torch.equal(x, b.state_dict()[n]) for n, x in a.state_dict().items())
     assert float(a(have).losses["total"].detach()) == float(b(have).losses["total"].detach())
+
+
+# ---- augmentation
+
+
+def test_both_scales_are_turned_together_and_the_cell_goes_along():
+    # Each region is white in its patch's cell alone; so is the patch's own corner in patch and ref.
+    cell = torch.tensor([*range(9), NOWHERE] * 8)
+    n = len(cell)
+    region = torch.zeros(n, 9, 9, 3, dtype=torch.uint8)
+    for i, c in enumerate(cell.tolist()):
+        if c != NOWHERE:
+            region[i, 3 * (c // 3) : 3 * (c // 3) + 3, 3 * (c % 3) : 3 * (c % 3) + 3] = 255
+    patch = torch.zeros(n, 8, 8, 3, dtype=torch.uint8)
+    patch[:, :4, :2] = 255
+    entry = {"rows": torch.arange(n), "pixels": patch, "region": region, "cell": cell}
+    entry["ref"] = torch.from_numpy(shrink(patch.numpy(), 4))
+    torch.manual_seed(0)
+    found = augment(batch(image=entry, n=n), AugmentConfig(symmetries=True))["image"]
+    assert len({tuple(t.flatten().tolist()) for t in found["pixels"]}) == 8
+    for i in range(n):
+        c = int(found["cell"][i])
+        assert (c == NOWHERE) == (cell[i] == NOWHERE)
+        if c != NOWHERE:
+            inside = found["region"][i, 3 * (c // 3) : 3 * (c // 3) + 3, 3 * (c % 3) : 3 * (c % 3) + 3]
+            assert (inside == 255).all()
+        np.testing.assert_array_equal(shrink(found["pixels"][i].numpy(), 4), found["ref"][i].numpy())
+    again = augment(batch(image=entry, n=n), AugmentConfig(stain=0.3))["image"]
+    assert torch.equal(again["cell"], cell)
+    assert set(again) == set(entry)
+
+
+def test_both_scales_are_restained_alike():
+    grey = {name: torch.full((3, 4, 4, 3), 120, dtype=torch.uint8) for name in ("pixels", "region", "ref")}
+    entry = {"rows": torch.arange(3), "cell": torch.arange(3), **grey}
+    found = augment(batch(image=entry, n=3), AugmentConfig(stain=0.5))["image"]
+    assert not torch.equal(found["pixels"], grey["pixels"])
+    assert torch.equal(found["pixels"], found["region"])
+    assert torch.equal(found["pixels"], found["ref"])
 
 
 # ---- configurations

@@ -35,7 +35,7 @@ from triglyph.encoders.pretext_vit import PretextToken, PretextViT, View, transf
 from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch, Output
 from triglyph.models.method import Method, MethodConfig
-from triglyph.objectives.contrastive import INIT_TEMPERATURE, Temperature, info_nce
+from triglyph.objectives.contrastive import INIT_TEMPERATURE, Temperature, held_by_both, info_nce
 from triglyph.objectives.gather import gather_batch, is_distributed
 from triglyph.objectives.localisation import (
     cell_cosines,
@@ -299,6 +299,7 @@ class StampAlign(Method):
         if localises:
             keys["cell"] = torch.full_like(batch["index"], NOWHERE)
         if image is not None:
+            self._check(image)
             pooled["image"], rows["image"] = self.patch(image).pooled, image["rows"]
             if self._reads_regions:
                 region = self.region(image)
@@ -315,6 +316,16 @@ class StampAlign(Method):
         embeddings = {stream: F.normalize(x, dim=-1) for stream, x in projected.items()}
         losses = self._losses(embeddings, rows, keys, cosines)
         return Output(embeddings, rows, {} if cosines is None else {"cell": cosines}, losses)
+
+    def _check(self, image: Mapping[str, Any]) -> None:
+        wanted = ("pixels", *(("region", "ref") if self._reads_regions else ()))
+        wanted += ("cell",) if "localisation" in self.config.terms else ()
+        if missing := [name for name in wanted if name not in image]:
+            raise ContractError(
+                f"the images of a batch come without {', '.join(missing)}",
+                where=f"it holds {', '.join(image)}",
+                mend="give both scales, as pixels: see triglyph.tissue.regions",
+            )
 
     def _gathered(
         self,
@@ -353,22 +364,21 @@ class StampAlign(Method):
             compare = one_sided_nce if one_sided else info_nce
             duplicates = [keys["index"][rows["image"]]]
             found["patch_region"] = compare(embeddings["image"], embeddings["region"], scale, duplicates=duplicates)
-        if "image" in rows and "expression" in rows:
-            at_image, at_spot = _shared(rows["image"], rows["expression"], n=len(keys["index"]))
-            if len(at_image) > 1:
-                # index_select: the gradient of plain indexing is summed in no fixed order by several threads.
-                spot = embeddings["expression"].index_select(0, at_spot)
-                patch = embeddings["image"].index_select(0, at_image)
-                duplicates = [keys["index"][rows["image"][at_image]]]
-                if "patch_spot" in terms:
-                    found["patch_spot"] = info_nce(patch, spot, scale, duplicates=duplicates)
-                if "region" in rows:
-                    region = embeddings["region"].index_select(0, at_image)
-                    if "region_spot" in terms:
-                        found["region_spot"] = info_nce(region, spot, scale, duplicates=duplicates)
-                    if self.gate is not None:
-                        fused = self.fuse(patch.detach(), spot.detach())
-                        found["fusion"] = info_nce(fused, region.detach(), scale.detach(), duplicates=duplicates)
+        at_image, at_spot, positions = held_by_both(rows.get("image"), rows.get("expression"))
+        if len(at_image) > 1:
+            # index_select: the gradient of plain indexing is summed in no fixed order by several threads.
+            spot = embeddings["expression"].index_select(0, at_spot)
+            patch = embeddings["image"].index_select(0, at_image)
+            duplicates = [keys["index"][positions]]
+            if "patch_spot" in terms:
+                found["patch_spot"] = info_nce(patch, spot, scale, duplicates=duplicates)
+            if "region" in rows:
+                region = embeddings["region"].index_select(0, at_image)
+                if "region_spot" in terms:
+                    found["region_spot"] = info_nce(region, spot, scale, duplicates=duplicates)
+                if self.gate is not None:
+                    fused = self.fuse(patch.detach(), spot.detach())
+                    found["fusion"] = info_nce(fused, region.detach(), scale.detach(), duplicates=duplicates)
         if cosines is not None:
             where = localisation_loss(cosines, keys["cell"][rows["region"]], scale)
             if where is not None:
@@ -383,12 +393,3 @@ class StampAlign(Method):
         found = {name: found[name] for name in self.loss_names if name in found}
         total = torch.stack([terms.get(name, 1.0) * term for name, term in found.items()]).sum()
         return {**found, "total": total}
-
-
-def _shared(a: Tensor, b: Tensor, *, n: int) -> tuple[Tensor, Tensor]:
-    """Where the positions of a batch of n that both hold lie in `a` and in `b`, in the order of `a`."""
-    place = torch.full((n,), -1, dtype=torch.long, device=a.device)
-    place[b] = torch.arange(len(b), device=a.device)
-    at_b = place[a]
-    at_a = torch.nonzero(at_b >= 0).squeeze(1)
-    return at_a, at_b[at_a]

@@ -204,8 +204,8 @@ class RegionCuts:
     seed: int = 0
     image: str = "he"
 
-    def places(self, section: Section, draw: int) -> Regions:
-        """The regions of all locations of a section; no pixel is read.
+    def places(self, section: Section, draw: int, rows: NDArray[np.intp] | None = None) -> Regions:
+        """The regions of some locations of a section, or of all; no pixel is read.
 
         Raises
         ------
@@ -214,9 +214,14 @@ class RegionCuts:
         ContractError
             It is unplaced.
         """
-        info = section.image_info(self.image)
-        chosen = draws(section.n_locations, seed=self.seed, draw=draw, section=section.id)
-        return place_regions(section.centres_um, chosen, patch_um=self.patch_um, to_um=info.to_um, size_px=info.size_px)
+        info, which = section.image_info(self.image), slice(None) if rows is None else rows
+        return place_regions(
+            section.centres_um[which],
+            draws(section.n_locations, seed=self.seed, draw=draw, section=section.id)[which],
+            patch_um=self.patch_um,
+            to_um=info.to_um,
+            size_px=info.size_px,
+        )
 
     def fingerprint(self, draw: int) -> str:
         """Names the pixels of a draw in `section.windows`."""
@@ -274,13 +279,13 @@ class RegionCuts:
         cell
             (k,) as in `Regions`.
         """
-        places, fingerprint = self.places(section, draw), self.fingerprint(draw)
+        places, fingerprint = self.places(section, draw, rows), self.fingerprint(draw)
         if section.windows.has(fingerprint):
-            return np.asarray(section.windows.read(fingerprint).values[rows]), places.cell[rows]
+            return np.asarray(section.windows.read(fingerprint).values[rows]), places.cell
         out = np.empty((len(rows), self.px, self.px, 3), dtype=np.uint8)
-        for at, window in self._windows(section, places.centres_um[rows]):
+        for at, window in self._windows(section, places.centres_um):
             out[at] = window
-        return out, places.cell[rows]
+        return out, places.cell
 
     def _windows(self, section: Section, centres_um: NDArray[np.float64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         reader = section.image(self.image)

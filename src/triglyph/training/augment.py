@@ -15,6 +15,8 @@ from triglyph.models.base import Batch
 
 PIXELS = "pixels"
 """Name of the prepared input that holds windows, (n, px, px, 3) uint8."""
+BESIDE = ("region", "ref")
+"""Names of others that show the same places, and are varied with them."""
 
 
 class AugmentConfig(Frozen):
@@ -31,14 +33,18 @@ def augment(batch: Batch, config: AugmentConfig) -> Batch:
     entry = batch.get("image")
     if entry is None or PIXELS not in entry or not (config.symmetries or config.stain):
         return batch
-    pixels: Tensor = entry[PIXELS]
+    views: dict[str, Tensor] = {name: entry[name] for name in (PIXELS, *BESIDE) if name in entry}
+    n = len(entry[PIXELS])
     if config.symmetries:
-        pixels = turned(pixels, torch.randint(0, 8, (len(pixels),)).tolist())
+        symmetries = torch.randint(0, 8, (n,)).tolist()
+        if "cell" in entry:
+            entry = {**entry, "cell": turned_cells(entry["cell"], symmetries)}
+        views = {name: turned(view, symmetries) for name, view in views.items()}
     if config.stain:
-        both = 1 + config.stain * (2 * torch.rand(len(pixels), 1) - 1)
-        each = 1 + config.stain / 2 * (2 * torch.rand(len(pixels), 3) - 1)
-        pixels = restained(pixels, both * each)
-    return {**batch, "image": {**entry, PIXELS: pixels}}
+        both = 1 + config.stain * (2 * torch.rand(n, 1) - 1)
+        each = 1 + config.stain / 2 * (2 * torch.rand(n, 3) - 1)
+        views = {name: restained(view, both * each) for name, view in views.items()}
+    return {**batch, "image": {**entry, **views}}
 
 
 def turned(pixels: Tensor, symmetries: list[int]) -> Tensor:
@@ -50,6 +56,15 @@ def turned(pixels: Tensor, symmetries: list[int]) -> Tensor:
             mine = torch.rot90(pixels[rows], kind % 4, (1, 2))
             out[rows] = mine.flip(2) if kind >= 4 else mine
     return out
+
+
+def turned_cells(cells: Tensor, symmetries: list[int]) -> Tensor:
+    """Where cells (n,) of 3 x 3, numbered row by row, come to lie when their windows are `turned`; -1 stays."""
+    numbered = torch.arange(9, device=cells.device).reshape(1, 3, 3, 1)
+    # Row k: which cell lies where under symmetry k; its inverse says where each has gone.
+    seen = torch.cat([turned(numbered, [kind]) for kind in range(8)]).reshape(8, 9)
+    goes = seen.argsort(dim=1)[torch.tensor(symmetries, dtype=torch.long, device=cells.device)]
+    return torch.where(cells < 0, cells, goes.gather(1, cells.clamp(min=0)[:, None])[:, 0])
 
 
 def restained(pixels: Tensor, factors: Tensor) -> Tensor:
