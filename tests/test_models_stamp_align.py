@@ -16,7 +16,8 @@ from triglyph.encoders.pretext_vit import ref_px
 from triglyph.encoders.tile_vit import TileViT
 from triglyph.errors import ContractError, RecipeError
 from triglyph.models.lora import adapt
-from triglyph.models.stamp_align import RegionConfig, StampAlign, StampAlignConfig
+from triglyph.models.method import RegionConfig
+from triglyph.models.stamp_align import StampAlign, StampAlignConfig
 from triglyph.tissue.regions import NOWHERE, shrink
 from triglyph.training.augment import AugmentConfig, augment
 

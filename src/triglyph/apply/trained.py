@@ -36,7 +36,7 @@ class TrainedModel:
 
     def __init__(self, model: Method, manifest: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
         self.model, self.manifest, self.device = model.to(device).eval(), manifest, device
-        self.fingerprints = {m: model.encoder(m).fingerprint() for m in model.modalities}
+        self.fingerprints = {m: model.applied(m).fingerprint() for m in model.modalities}
         self._kept: dict[tuple[Path, str], Embedded] = {}
 
     @classmethod
@@ -101,8 +101,8 @@ class TrainedModel:
 
         Of a locked tower it is read from, or added to, `section.embeddings`; of another it is kept in memory.
         """
-        encoder, fingerprint = self.model.encoder(modality), self.fingerprints[modality]
-        if modality in self.model.locked:
+        encoder, fingerprint = self.model.applied(modality), self.fingerprints[modality]
+        if modality in self.model.config.cached:
             encode_section(section, encoder, device=self.device, fingerprint=fingerprint)
             stored = section.embeddings.read(fingerprint)
             return np.asarray(stored.values), np.asarray(stored.present)

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from triglyph.cards import Frozen
 from triglyph.configs import near
-from triglyph.encoders.base import Encoder, Modality
+from triglyph.encoders.base import Encoder, EncoderCard, Modality
 from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch, Output
 from triglyph.models.heads import Standardise
 from triglyph.models.lora import adapters, is_adapter
 from triglyph.models.towers import MODALITIES, TowerConfig
+from triglyph.tissue.regions import SIDE, RegionCuts
 
 GROUP = "triglyph.methods"
 
@@ -39,6 +40,36 @@ class NeighbourhoodConfig(Frozen):
     reach: float = Field(default=3.0, gt=0)
     """Members further from the centre than so many pitches (median distance to the nearest neighbour) are not its
     neighbours: they fill the group, and nothing is aggregated from them."""
+
+
+class RegionConfig(Frozen):
+    """Which of a location's nine regions (`triglyph.tissue.regions`) is read when."""
+
+    draws: int | None = Field(default=4, ge=1)
+    """So many draws are cut once, kept beside the section and gone through in turn, one an epoch; null draws anew in
+    every epoch and reads the slide each time."""
+    seed: int = Field(default=0, ge=0)
+    """Of the draws. It is not that of the recipe, so that runs of several seeds read the same kept pixels."""
+
+    def draw(self, epoch: int) -> int:
+        """The number of the draw of an epoch."""
+        return epoch if self.draws is None else epoch % self.draws
+
+    def cuts(self, card: EncoderCard) -> RegionCuts:
+        """How regions are cut for an image encoder: at its own pixels, at three times its µm per pixel.
+
+        Raises
+        ------
+        RecipeError
+            The encoder reads native pixels, whatever their scale.
+        """
+        if card.window_um is None or card.input_px is None:
+            raise RecipeError(
+                f"{card.name} states no scale, so a region of {SIDE} patches is no size in µm",
+                where="model.towers.image",
+                mend="use an encoder whose card has an mpp",
+            )
+        return RegionCuts(px=card.input_px, patch_um=card.window_um, seed=self.seed)
 
 
 class MethodConfig(Frozen):
@@ -68,6 +99,11 @@ class MethodConfig(Frozen):
         return tuple(m for m in self.modalities if self.towers[m].mode == "lora")
 
     @property
+    def cached(self) -> tuple[Modality, ...]:
+        """Those whose pooled output is a constant that is computed once and kept."""
+        return self.locked
+
+    @property
     def needs(self) -> tuple[tuple[str, ...], ...]:
         """A location is trained on if it has all modalities of one of these."""
         return tuple((m,) for m in self.modalities)
@@ -75,6 +111,11 @@ class MethodConfig(Frozen):
     @property
     def groups(self) -> NeighbourhoodConfig | None:
         """How batches are made of neighbours; None draws locations by themselves."""
+        return None
+
+    @property
+    def wider(self) -> RegionConfig | None:
+        """Which regions around its window are shown with each; None shows windows alone."""
         return None
 
 
@@ -199,6 +240,10 @@ class Method(nn.Module, abc.ABC):
                 for module in adapters(self.encoders[modality]).values():
                     module.train(mode)
         return self
+
+    def applied(self, modality: str) -> Encoder:
+        """The encoder of a modality as the trained model reads it."""
+        return self.encoder(modality)
 
     def learnable(self) -> dict[str, Tensor]:
         """The part of the state that training changes: all but locked encoders, and but what adapters are put on."""

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triglyph.cards import Frozen
-from triglyph.encoders.base import Encoder, EncoderCard, Modality
+from triglyph.encoders.base import Encoder, Modality
 from triglyph.encoders.image import ImageEncoder
 from triglyph.encoders.pretext_vit import PretextToken, PretextViT, View, transformer
-from triglyph.errors import ContractError, RecipeError
+from triglyph.errors import ContractError
 from triglyph.models.base import Batch, Output
-from triglyph.models.method import Method, MethodConfig
+from triglyph.models.method import Method, MethodConfig, RegionConfig
 from triglyph.objectives.contrastive import INIT_TEMPERATURE, Temperature, held_by_both, info_nce
 from triglyph.objectives.gather import gather_batch, is_distributed
 from triglyph.objectives.localisation import (
@@ -44,7 +44,7 @@ from triglyph.objectives.localisation import (
     one_sided_nce,
     pool_cells,
 )
-from triglyph.tissue.regions import NOWHERE, SIDE, RegionCuts
+from triglyph.tissue.regions import NOWHERE, SIDE
 
 Fusion = Literal["concat", "sum", "gated"]
 
@@ -56,36 +56,6 @@ class LossWeights(Frozen):
     region_spot: float = Field(default=1.0, ge=0)
     patch_region: float = Field(default=1.0, ge=0)
     localisation: float = Field(default=1.0, ge=0)
-
-
-class RegionConfig(Frozen):
-    """Which of a location's nine regions is read when."""
-
-    draws: int | None = Field(default=4, ge=1)
-    """So many draws are cut once, kept beside the section and gone through in turn, one an epoch; null draws anew in
-    every epoch and reads the slide each time."""
-    seed: int = Field(default=0, ge=0)
-    """Of the draws. It is not that of the recipe, so that runs of several seeds read the same kept pixels."""
-
-    def draw(self, epoch: int) -> int:
-        """The number of the draw of an epoch."""
-        return epoch if self.draws is None else epoch % self.draws
-
-    def cuts(self, card: EncoderCard) -> RegionCuts:
-        """How regions are cut for an image encoder: at its own pixels, at three times its µm per pixel.
-
-        Raises
-        ------
-        RecipeError
-            The encoder reads native pixels, whatever their scale.
-        """
-        if card.window_um is None or card.input_px is None:
-            raise RecipeError(
-                f"{card.name} states no scale, so a region of {SIDE} patches is no size in µm",
-                where="model.towers.image",
-                mend="use an encoder whose card has an mpp",
-            )
-        return RegionCuts(px=card.input_px, patch_um=card.window_um, seed=self.seed)
 
 
 class StampAlignConfig(MethodConfig):
@@ -148,6 +118,11 @@ class StampAlignConfig(MethodConfig):
         """A picture is enough where a loss reads images alone."""
         alone = self.weights.patch_region > 0 or self.weights.localisation > 0
         return (("image",),) if alone else (("image", "expression"),)
+
+    @property
+    def wider(self) -> RegionConfig | None:
+        """Regions, where a loss reads them."""
+        return self.regions if set(self.terms) != {"patch_spot"} else None
 
     @property
     def cached(self) -> tuple[Modality, ...]:
@@ -219,7 +194,7 @@ class StampAlign(Method):
 
     @property
     def _reads_regions(self) -> bool:
-        return set(self.config.terms) != {"patch_spot"}
+        return self.config.wider is not None
 
     @property
     def loss_names(self) -> tuple[str, ...]:

@@ -22,9 +22,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from triglyph.encoders.base import Encoder, Inputs, Modality
+from triglyph.encoders.image import ImageEncoder
+from triglyph.encoders.pretext_vit import ref_px
 from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch
+from triglyph.models.method import RegionConfig
 from triglyph.tissue.lazy_sections import LazySections
+from triglyph.tissue.regions import shrink
 from triglyph.training.features import check_genes, present, raw_chunks
 from triglyph.training.neighbourhood_batches import Neighbourhoods
 
@@ -168,6 +172,13 @@ def training_rows(
     )
 
 
+class Visit(NamedTuple):
+    """What a step sees, and in which epoch: what is drawn anew for every epoch hangs on it."""
+
+    epoch: int
+    seen: NDArray[np.int64] | Neighbourhoods
+
+
 class Source(Protocol):
     """Where a modality's tensors come from."""
 
@@ -187,9 +198,18 @@ class Locations(Dataset[Batch]):
         One per modality.
     cached
         modality -> fingerprint, of towers whose output is read from `section.embeddings`.
+    wider
+        Regions that are shown with the windows of an image tower.
     """
 
-    def __init__(self, rows: Rows, encoders: Mapping[str, Encoder], *, cached: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        encoders: Mapping[str, Encoder],
+        *,
+        cached: Mapping[str, str],
+        wider: RegionConfig | None = None,
+    ) -> None:
         self.rows = rows
         self.cached = dict(cached)
         self.caption_keys = _keys(rows.captions) if "text" in rows.present else None
@@ -197,10 +217,13 @@ class Locations(Dataset[Batch]):
             m: _features(rows, m, cached[m]) if m in cached else _prepared(rows, encoders[m]) for m in rows.present
         }
 
+        self.regions = None if wider is None else _Regions(rows, encoders["image"], wider)
+
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: NDArray[np.int64] | Neighbourhoods) -> Batch:
+    def __getitem__(self, index: NDArray[np.int64] | Neighbourhoods | Visit) -> Batch:
+        epoch, index = index if isinstance(index, Visit) else (0, index)
         rows = np.asarray(index.rows if isinstance(index, Neighbourhoods) else index, dtype=np.int64)
         batch: Batch = {
             "n": len(rows),
@@ -224,6 +247,8 @@ class Locations(Dataset[Batch]):
                 entry["copies"] = torch.from_numpy(copies.reshape(-1))
                 wanted = wanted[first]
             batch[modality] = {**entry, **source(wanted)}
+            if modality == "image" and self.regions is not None:
+                batch[modality] |= self.regions(wanted, batch[modality]["pixels"], epoch)
         return batch
 
     def features(self, modality: str) -> NDArray[np.float32]:
@@ -244,6 +269,24 @@ class _Features(NamedTuple):
         for number, at in _by_section(self.rows, rows):
             out[at] = self.values[number][self.rows.location[rows[at]]]
         return {"features": torch.from_numpy(out)}
+
+
+class _Regions:
+    """The region about each location, which cell of it the location's window is, and that window as one token."""
+
+    def __init__(self, rows: Rows, encoder: Encoder, config: RegionConfig) -> None:
+        assert isinstance(encoder, ImageEncoder)
+        self.rows, self.config = rows, config
+        self.cuts, self.ref_px = config.cuts(encoder.card), ref_px(encoder)
+
+    def __call__(self, rows: NDArray[np.int64], pixels: Tensor, epoch: int) -> Inputs:
+        draw = self.config.draw(epoch)
+        regions = np.empty(pixels.shape, dtype=np.uint8)
+        cells = np.empty(len(rows), dtype=np.int64)
+        for number, at in _by_section(self.rows, rows):
+            regions[at], cells[at] = self.cuts.read(self.rows.sections[number], self.rows.location[rows[at]], draw)
+        ref = shrink(pixels.numpy(), self.ref_px)
+        return {"region": torch.from_numpy(regions), "ref": torch.from_numpy(ref), "cell": torch.from_numpy(cells)}
 
 
 class _Held(NamedTuple):

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -33,8 +32,8 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.lazy_sections import LazySections
 from triglyph.training.augment import augment
 from triglyph.training.batches import Batches
-from triglyph.training.dataset import Locations, Rows, check_without, training_rows
-from triglyph.training.neighbourhood_batches import NeighbourhoodBatches, Neighbourhoods
+from triglyph.training.dataset import Locations, Rows, Visit, check_without, training_rows
+from triglyph.training.neighbourhood_batches import NeighbourhoodBatches
 from triglyph.training.progress import bar, cpu_seconds
 from triglyph.training.recipe import Recipe, load_recipe
 from triglyph.training.release import save_model
@@ -190,7 +189,7 @@ SAMPLE = 20_000
 """Rows that a method is shown before the first step and after the last."""
 
 
-class _Plan(Sampler[NDArray[np.int64] | Neighbourhoods]):
+class _Plan(Sampler[Visit]):
     """What every step sees, from `start` on, over all epochs, so that loader workers never stop to wait."""
 
     def __init__(self, batches: Order, *, start: int, total: int) -> None:
@@ -199,9 +198,10 @@ class _Plan(Sampler[NDArray[np.int64] | Neighbourhoods]):
     def __len__(self) -> int:
         return self.total - self.start
 
-    def __iter__(self) -> Iterator[NDArray[np.int64] | Neighbourhoods]:
-        for step in range(self.start, self.total):
-            yield self.batches.batch(*divmod(step, self.batches.steps_per_epoch))
+    def __iter__(self) -> Iterator[Visit]:
+        for number in range(self.start, self.total):
+            epoch, step = divmod(number, self.batches.steps_per_epoch)
+            yield Visit(epoch, self.batches.batch(epoch, step))
 
 
 def _one_of_many(fabric: Fabric, job: _Job) -> None:
@@ -229,8 +229,8 @@ class _Training:
         self.folder = Run(job.out)
         self.cohort, self.encoders = cohort, encoders
         prints = initial_fingerprints(self.folder)
-        self.cached: dict[str, str] = {m: prints[m] for m in self.recipe.model.locked}
-        self.data = Locations(rows, self.encoders, cached=self.cached)
+        self.cached: dict[str, str] = {m: prints[m] for m in self.recipe.model.cached}
+        self.data = self._locations(rows)
         self.model = build_model(self.recipe, self.encoders, self.data)
         config = self.recipe.training
         self.batches = self._batches(rows)
@@ -316,7 +316,7 @@ class _Training:
         order = self._batches(self.data.rows, alone=True)
         wanted = -(-SAMPLE // self.recipe.training.batch_size)
         for step in np.unique(np.linspace(0, order.steps_per_epoch - 1, wanted).astype(int)):
-            yield self.fabric.to_device(self.data[order.batch(0, int(step))])
+            yield self.fabric.to_device(self.data[Visit(0, order.batch(0, int(step)))])
 
     # ---- validation
 
@@ -324,7 +324,10 @@ class _Training:
         if not self.job.sections(self.cohort)["val"]:
             return None
         rows = self.job.rows(self.cohort, "val")
-        return Locations(rows, self.encoders, cached=self.cached), self._batches(rows, plain=True)
+        return self._locations(rows), self._batches(rows, plain=True)
+
+    def _locations(self, rows: Rows) -> Locations:
+        return Locations(rows, self.encoders, cached=self.cached, wider=self.recipe.model.wider)
 
     def _batches(self, rows: Rows, *, plain: bool = False, alone: bool = False) -> Order:
         """The order that the method and the recipe ask for.
@@ -372,7 +375,9 @@ class _Training:
         self.module.eval()
         sums: dict[str, list[float]] = {}
         for step in range(batches.steps_per_epoch):
-            losses: dict[str, Tensor] = self.module(self.fabric.to_device(data[batches.batch(0, step)])).losses
+            losses: dict[str, Tensor] = self.module(
+                self.fabric.to_device(data[Visit(0, batches.batch(0, step))])
+            ).losses
             for name, value in losses.items():
                 sums.setdefault(name, []).append(float(value))
         return {name: sum(values) / len(values) for name, values in sums.items()}

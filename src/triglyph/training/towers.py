@@ -78,7 +78,7 @@ def encode_locked(
 ) -> None:
     """Fill `embeddings/` for locked towers and `windows/` for image towers that learn, where they are not there yet."""
     for modality, encoder in encoders.items():
-        locked = modality in recipe.model.locked
+        locked = modality in recipe.model.cached
         if not locked and modality != "image":
             continue
         name = encoder.card.name
@@ -91,7 +91,18 @@ def encode_locked(
                     )
                 elif section.has_image():
                     cache_windows(section, encoder.card, progress=advance)
+                    _cache_regions(section, encoder, recipe)
         encoder.to("cpu")
+
+
+def _cache_regions(section: Section, encoder: Encoder, recipe: Recipe) -> None:
+    """Cut the draws of regions that a method goes through, where it goes through few."""
+    wider = recipe.model.wider
+    if wider is None or wider.draws is None:
+        return
+    cuts = wider.cuts(encoder.card)
+    for draw in range(min(wider.draws, recipe.training.epochs)):
+        cuts.cache(section, draw)
 
 
 def build_model(recipe: Recipe, encoders: Mapping[str, Encoder], data: Locations) -> Method:

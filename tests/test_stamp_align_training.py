@@ -1,0 +1,126 @@
+"""Stamp's second stage, trained end to end: both scales reach the model, and stopping it changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import children
+import small
+from triglyph.apply.trained import TrainedModel
+from triglyph.models.method import RegionConfig
+from triglyph.models.stamp_align import StampAlign, StampAlignConfig
+from triglyph.tissue.cohort import Cohort
+from triglyph.tissue.regions import RegionCuts, shrink
+from triglyph.training.dataset import Locations, Visit, training_rows
+from triglyph.training.recipe import load_recipe
+
+RECIPE: dict[str, Any] = {
+    "name": "align",
+    "method": "stamp-align",
+    "data": {"train": ["S0", "S1"], "val": ["S2"]},
+    "model": {
+        "dim": 8,
+        "towers": {
+            "image": {
+                "encoder": "tile-vit",
+                "mode": "scratch",
+                "options": {"dim": 16, "depth": 1, "heads": 1, "patch_px": 16},
+            },
+            "expression": {"encoder": "gene-mlp", "mode": "scratch", "options": {"dim": 8, "hidden": 8, "genes": 10}},
+        },
+        "regions": {"draws": 2},
+    },
+    "training": {"epochs": 2, "batch_size": 12, "sections_per_batch": 2, "checkpoint_every": 2},
+}
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return small.cohort(tmp_path_factory.mktemp("align"))
+
+
+@pytest.fixture(scope="module")
+def whole(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert children.run(children.fit, RECIPE, cohort.path, out) == 0
+    return out
+
+
+def test_all_four_losses_are_of_every_step_and_of_validation(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == STEPS
+    wanted = {"patch_spot", "region_spot", "patch_region", "localisation", "total"}
+    assert all(set(line["loss"]) == wanted and np.isfinite(line["loss"]["total"]) for line in lines)
+    header = (whole / "metrics.csv").read_text().splitlines()[0]
+    assert all(f"val_{name}" in header for name in wanted)
+    assert "logit_scale_shared" in header
+
+
+@pytest.mark.parametrize(("moment", "number"), [("step logged", 5), ("epoch logged", 1)])
+def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(
+    cohort: Cohort, whole: Path, tmp_path: Path, moment: str, number: int
+) -> None:
+    out = tmp_path / "run"
+    assert children.run(children.fit, RECIPE, cohort.path, out, moment, number) == -9
+    assert children.run(children.fit, RECIPE, cohort.path, out) == 0
+    for name in ("log.jsonl", "metrics.csv", "model/model.safetensors"):
+        assert (whole / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_a_batch_holds_each_window_its_region_and_the_cell_that_it_is(cohort: Cohort, whole: Path) -> None:
+    model = TrainedModel.open(whole).model
+    assert isinstance(model, StampAlign)
+    rows = training_rows([cohort["S0"], cohort["S1"]], ("image", "expression"), (("image",),))
+    encoders = {m: model.encoder(m) for m in ("image", "expression")}
+    data = Locations(rows, encoders, cached={}, wider=RegionConfig(draws=2))
+    wanted = np.array([3, 40, 17])
+    for epoch in (0, 1, 2):
+        image = data[Visit(epoch, wanted)]["image"]
+        np.testing.assert_array_equal(image["ref"], shrink(image["pixels"].numpy(), 16))
+        card = encoders["image"].card
+        cuts = RegionCuts(px=card.input_px, patch_um=card.window_um, seed=0)
+        for i, row in enumerate(wanted):
+            section = rows.sections[int(rows.section[row])]
+            region, cell = cuts.read(section, rows.location[[row]], epoch % 2)
+            np.testing.assert_array_equal(image["region"][i], region[0])
+            assert int(image["cell"][i]) == int(cell[0])
+    assert (np.array([int(c) for c in image["cell"]]) >= 0).all()
+
+
+def test_the_window_is_where_its_cell_says(cohort: Cohort, whole: Path) -> None:
+    model = TrainedModel.open(whole).model
+    rows = training_rows([cohort["S0"]], ("image", "expression"), (("image",),))
+    data = Locations(rows, {m: model.encoder(m) for m in model.modalities}, cached={}, wider=RegionConfig())
+    image = data[np.arange(20)]["image"]
+    for pixels, region, cell in zip(image["pixels"], image["region"], image["cell"], strict=True):
+        small_window = pixels.numpy().astype(float).mean(axis=(0, 1))
+        edges = np.linspace(0, len(region), 4).round().astype(int)
+        cells = [
+            region[edges[r] : edges[r + 1], edges[c] : edges[c + 1]].numpy().astype(float).mean(axis=(0, 1))
+            for r in range(3)
+            for c in range(3)
+        ]
+        away = [np.abs(x - small_window).max() for x in cells]
+        assert int(np.argmin(away)) == int(cell)
+
+
+def test_embeddings_are_of_both_modalities_and_need_no_region(cohort: Cohort, whole: Path) -> None:
+    model = TrainedModel.open(whole)
+    for modality in ("image", "expression"):
+        values, present = model.embed(cohort["S2"], modality)
+        assert values.shape == (36, 8)
+        assert present.all()
+        np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1.0, rtol=1e-5)
+
+
+def test_shipped_recipes_are_read() -> None:
+    for name in ("stamp-align", "stamp-align-tiny"):
+        recipe = load_recipe(name)
+        assert isinstance(recipe.model, StampAlignConfig)
+    assert load_recipe("stamp-align").training.batch_size == 256
