@@ -248,7 +248,7 @@ APART = {"image": [0, 1, 2], "expression": [0, 1, 2, 3, 4, 5], "text": [3, 4, 5]
 
 def test_a_bridge_is_added_to_the_mean_over_the_pairs_and_scores_no_pair_of_its_own() -> None:
     x = batch(APART, features=True)
-    plain, once, twice = model("locked", pairs=PAIRS).eval(), bridged(), bridged(weight=2.0)
+    plain, once, twice = model("locked", pairs=PAIRS).eval(), bridged(weight=1.0), bridged(weight=2.0)
     a, b, c = plain(x).losses, once(x).losses, twice(x).losses
     assert set(a) == set(plain.loss_names) | {"total"} == {*PAIRS, "total"}
     assert set(b) == set(once.loss_names) | {"total"} == {*PAIRS, "image-expression-text", "total"}

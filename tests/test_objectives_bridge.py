@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from triglyph.objectives.bridge import bridge_losses, bridge_name, soft_cross_entropy
+from triglyph.objectives.bridge import bridge_losses, bridge_name, soft_bridge
 from triglyph.objectives.contrastive import Temperature
 
 IMAGE_TEXT = ("image", "text")
@@ -61,7 +61,7 @@ def at_scale(scale: float) -> Temperature:
 @given(n=st.integers(1, 7), m=st.integers(1, 7), scale=st.floats(0.1, 20), seed=st.integers(0, 10_000))
 def test_the_loss_equals_its_definition(n: int, m: int, scale: float, seed: int) -> None:
     images, told, texts = unit(n, 4, seed), unit(n, 4, seed + 1), unit(m, 4, seed + 2)
-    found = soft_cross_entropy(images, texts, told @ texts.T, scale)
+    found = soft_bridge(images, texts, told, scale)
     assert float(found) == pytest.approx(brute_force(images, told, texts, scale), rel=1e-9, abs=1e-12)
 
 
@@ -117,7 +117,7 @@ def test_targets_are_constants_and_the_pivot_learns_nothing_from_the_bridge() ->
 def test_an_image_that_says_what_its_expression_says_has_nothing_to_learn() -> None:
     told, texts = unit(5, 4, 0), unit(6, 4, 1)
     images = told.clone().requires_grad_()
-    loss = soft_cross_entropy(images, texts, told @ texts.T, 7.0)
+    loss = soft_bridge(images, texts, told, 7.0)
     loss.backward()
     torch.testing.assert_close(images.grad, torch.zeros_like(images), rtol=0, atol=1e-12)
     # What is left is the entropy of the targets.
@@ -150,8 +150,10 @@ def test_a_row_of_neither_side_changes_nothing() -> None:
 def test_half_precision_inputs_give_a_32_bit_loss() -> None:
     images, told, texts = (unit(9, 16, seed).float() for seed in range(3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = soft_cross_entropy(images, texts, (told @ texts.T).float(), 50.0)
+        inside = soft_bridge(images, texts, told, 50.0)
     assert inside.dtype == torch.float32
+    assert float(inside) == float(soft_bridge(images, texts, told, 50.0))
+    assert soft_bridge(images.bfloat16(), texts, told, 50.0).dtype == torch.float32
 
 
 def test_a_bridge_is_named_with_its_pivot_in_the_middle() -> None:

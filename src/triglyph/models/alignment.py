@@ -54,8 +54,8 @@ class BridgeConfig(Frozen):
 
     through: Modality
     """The pivot, which is trained as a pair with each of them."""
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Of the bridge's loss, which is added to the mean over the pairs."""
+    weight: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    """Of the bridge's loss, which is added to the mean over the pairs: at a half it counts as either of two pairs."""
     beside_pair: bool = False
     """Bridge the two although they are trained as a pair as well."""
 

@@ -32,27 +32,28 @@ def bridge_name(pair: Pair, through: str) -> str:
     return f"{pair[0]}-{through}-{pair[1]}"
 
 
-def soft_cross_entropy(a: Tensor, b: Tensor, target: Tensor, scale: Tensor | float) -> Tensor:
-    """Cross-entropy of the similarities of `a` and `b` with those of a target, by rows and by columns.
+def soft_bridge(a: Tensor, b: Tensor, told: Tensor, scale: Tensor | float) -> Tensor:
+    """Cross-entropy of the similarities of `a` and `b` with those of `told` and `b`, by rows and by columns.
 
     Parameters
     ----------
     a, b
         (n, dim) and (m, dim), L2-normalised.
-    target
-        (n, m) cosines that those of `a` and `b` are to be like; no gradient flows into them.
+    told
+        (n, dim) what the pivot says of the rows of `a`, L2-normalised.
     scale
-        Multiplies both; the inverse of the temperature. Its gradient comes from the similarities alone.
+        Multiplies every cosine; the inverse of the temperature.
 
     Returns
     -------
-    Scalar, in 32-bit whatever the precision of the inputs (64-bit where they are). It holds all n x m similarities.
+    Scalar, in 32-bit whatever the precision of the inputs (64-bit where they are). The targets are constants: no
+    gradient comes from them. All n x m similarities are held at once.
     """
     with torch.autocast(a.device.type, enabled=False):
         dtype = torch.float64 if a.dtype == b.dtype == torch.float64 else torch.float32
         factor = torch.as_tensor(scale, dtype=dtype, device=a.device)
         logits = factor * a.to(dtype) @ b.to(dtype).T
-        wanted = (factor * target.to(dtype)).detach()
+        wanted = (factor * told.to(dtype) @ b.to(dtype).T).detach()
         rows = F.cross_entropy(logits, wanted.softmax(dim=1))
         columns = F.cross_entropy(logits.T, wanted.T.softmax(dim=1))
     return (rows + columns) / 2
@@ -89,6 +90,6 @@ def bridge_losses(
         if min(len(at_a), len(at_b)) < 2:
             continue
         left, right = embeddings[a].index_select(0, at_a), embeddings[b].index_select(0, at_b)
-        told = embeddings[through].index_select(0, pivot).detach() @ right.detach().T
-        found[bridge_name((a, b), through)] = soft_cross_entropy(left, right, told, temperature(f"{a}-{b}"))
+        told = embeddings[through].index_select(0, pivot)
+        found[bridge_name((a, b), through)] = soft_bridge(left, right, told, temperature(f"{a}-{b}"))
     return found
