@@ -13,6 +13,7 @@ import children
 import small
 from test_training_resume import RECIPE
 from triglyph.configs import deep_merge
+from triglyph.objectives.bridge import bridge_losses
 from triglyph.objectives.contrastive import Temperature, contrastive_loss
 from triglyph.objectives.gather import gather_batch
 
@@ -39,7 +40,16 @@ def loss_of(
     embeddings: dict[str, Tensor], rows: dict[str, Tensor], keys: Tensor, temperature: Temperature
 ) -> dict[str, Tensor]:
     unit = {m: torch.nn.functional.normalize(z, dim=-1) for m, z in embeddings.items()}
-    return contrastive_loss(unit, rows, pairs=PAIRS, temperature=temperature, duplicates={"text": keys})
+    return with_bridge(unit, rows, keys, temperature)
+
+
+def with_bridge(
+    unit: dict[str, Tensor], rows: dict[str, Tensor], keys: Tensor, temperature: Temperature
+) -> dict[str, Tensor]:
+    """Images of the first process are bridged to texts of the second; no process has both ends alone."""
+    losses = contrastive_loss(unit, rows, pairs=PAIRS, temperature=temperature, duplicates={"text": keys})
+    bridged = bridge_losses(unit, rows, bridges={("image", "text"): "expression"}, temperature=temperature)
+    return {**losses, **bridged, "total": losses["total"] + bridged["image-expression-text"]}
 
 
 def one_process(rank: int, folder: Path) -> None:
@@ -53,7 +63,7 @@ def one_process(rank: int, folder: Path) -> None:
     if rank == 0:
         unit["text"] = torch.zeros(0, 4)  # as a model without text rows gives it: no graph behind it
     everywhere, every_row, found = gather_batch(unit, rows, {"text": keys}, n=NS[rank])
-    losses = contrastive_loss(everywhere, every_row, pairs=PAIRS, temperature=temperature, duplicates=found)
+    losses = with_bridge(everywhere, every_row, found["text"], temperature)
     losses["total"].backward()
     torch.save(
         {
