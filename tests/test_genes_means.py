@@ -79,6 +79,13 @@ def test_no_order_of_sections_locations_or_columns_changes_a_bit(seed):
     assert means_vocabulary(moved).to_json() == means_vocabulary(sections).to_json()
 
 
+def test_a_symbol_of_two_genes_stands_for_the_same_one_whatever_is_read_first():
+    named = [(sp.csr_matrix([[k + 2]]), ["A"], [IDS[i]], np.ones(1, bool)) for k, i in enumerate((5, 2))]
+    nameless = (sp.csr_matrix([[9]]), ["A"], [""], np.ones(1, bool))
+    expected = {IDS[5]: NonZero(2, 1), IDS[2]: NonZero(3 + 9, 2)}
+    assert nonzero_counts([*named, nameless]) == nonzero_counts([nameless, *named[::-1]]) == expected
+
+
 def test_one_section_or_its_halves_are_the_same():
     counts, symbols, ids, measured = drawn(1)[0]
     halves = [(counts[:3], symbols, ids, measured), (counts[3:], symbols, ids, measured)]
@@ -102,6 +109,7 @@ def test_sums_are_whole_numbers_whatever_counts_are_kept_in():
         counts = sp.csr_matrix(np.full((1001, 2), value, dtype=dtype))
         found = nonzero_counts([(counts, columns, ids, np.ones(2, bool))])
         assert found == {IDS[0]: NonZero(2 * 1001 * value, 1001)}, dtype
+        assert isinstance(found[IDS[0]].total, int)
 
 
 def test_stored_zeros_are_no_counts():
@@ -121,9 +129,10 @@ def test_the_genes_kept_are_those_at_most_locations_and_the_same_as_for_medians(
 
 
 def test_rounding_is_half_up_and_one_for_a_gene_without_a_mean():
-    # 0.49999999999999994 + 0.5 is 1.0 in double precision; Python's and NumPy's round give 2 for 2.5.
-    given_ = [0.0, float("nan"), 0.3, 0.49999999999999994, 0.5, 1.0, 1.4999, 1.5, 2.5, 3.5, 590.5, 2.0]
-    assert rounded_mean(given_).tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 3, 4, 591, 2]
+    # Python's and NumPy's round give 2 for 2.5.
+    below = np.nextafter(2.5, 0)
+    means = [0.0, float("nan"), 0.3, 0.5, 1.0, 1.4999, 1.5, below, 2.5, 3.5, 590.5, 2.0]
+    assert rounded_mean(means).tolist() == [1, 1, 1, 1, 1, 1, 2, 2, 3, 4, 591, 2]
 
 
 def test_a_rounded_vocabulary_differs_in_its_scales_alone():

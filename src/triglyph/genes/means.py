@@ -93,9 +93,7 @@ def means_vocabulary(
 
 def rounded_mean(means: ArrayLike) -> NDArray[np.float64]:
     """Means as the release of Stamp rounds them: half up, and 1 for a gene that has none (0 or NaN)."""
-    values = np.nan_to_num(np.asarray(means, dtype=np.float64), nan=0.0)
-    whole = np.floor(values)
-    rounded = whole + (values - whole >= 0.5)  # floor(value + 0.5) would round the number before 0.5 up
+    rounded = np.floor(np.nan_to_num(np.asarray(means, dtype=np.float64), nan=0.0) + 0.5)
     return np.where(rounded == 0, 1.0, rounded)
 
 
