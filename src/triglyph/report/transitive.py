@@ -188,7 +188,10 @@ def markdown(found: Sequence[Gain], *, reference: str, versus: Sequence[tuple[st
 
 
 def figure(found: Sequence[Gain], *, reference: str) -> bytes:
-    """Gains over chance, a panel each quantity: every patient, the mean and its interval; the reference as a line."""
+    """Gains over chance, a panel each quantity: every patient, the mean and its interval.
+
+    The reference is a dashed line, an arm's null, where it has one, a short upright one.
+    """
     quantities = list(dict.fromkeys(g.quantity for g in found))
     arms = list(dict.fromkeys(g.arm for g in found))
     with styled():
@@ -204,6 +207,9 @@ def figure(found: Sequence[Gain], *, reference: str) -> bytes:
                 if ci is not None:
                     axes.plot(ci[:2], [y, y], color=colour, linewidth=2.2, zorder=3)
                 axes.plot([mean], [y], "o", color=colour, markersize=6, zorder=4)
+                if g.over_null is not None:
+                    null = g.over_null.mean_b - float(g.chance.mean())
+                    axes.plot([null], [y], "|", color=INK, markersize=14, markeredgewidth=1.4, zorder=5)
                 if g.arm == reference:
                     axes.axvline(mean, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
             axes.set_title(quantity, fontsize=9)
