@@ -1,10 +1,10 @@
 """Stamp's gene encoder on real tissue, patients held out: intrinsic and contextual reconstruction, and plain pooling.
 
-    uv run python benchmarks/stamp_her2st.py COHORT --out FOLDER [--recipe stamp-genes-tiny] [--seeds 3] [--set key=value]
+    uv run python benchmarks/stamp_her2st.py COHORT --out FOLDER [--recipe NAME] [--seeds 3] [--variant her2st] [--set k=v]
 
 COHORT is her2st as `triglyph read` makes it (22 sections of patients A to D, A1, B1, C1 and D1 with labels). For each
 patient an encoder is trained on all sections of the others, without a label; probes are fitted on the labelled sections
-of the others. Three arms are trained: with contextual reconstruction as the recipe has it, and with intrinsic alone.
+of the others. Two arms are trained: with contextual reconstruction as the recipe has it, and with intrinsic alone.
 Each is read out as the location's own embedding, and with the mean over its surroundings beside it, which for the
 encoder without context is *plain pooling of neighbours*.
 
