@@ -1,6 +1,6 @@
 """Stamp's gene encoder on real tissue, patients held out: intrinsic and contextual reconstruction, and plain pooling.
 
-    uv run python benchmarks/stamp_her2st.py COHORT --out FOLDER [--recipe NAME] [--seeds 3] [--variant her2st] [--set k=v]
+    uv run python benchmarks/stamp_her2st.py COHORT --out FOLDER [--recipe NAME] [--seeds 3] [--variant her2st]
 
 COHORT is her2st as `triglyph read` makes it (22 sections of patients A to D, A1, B1, C1 and D1 with labels). For each
 patient an encoder is trained on all sections of the others, without a label; probes are fitted on the labelled sections
