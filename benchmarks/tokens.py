@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 uv run --no-sync python benchmarks/tokens.py
 
-Counts are divided by their genes' non-zero means and lists cut to 1,500, as Stamp does it. Floor: `encode`, 5 times as
-fast as the loop over dense rows, which is what published tokenisers run.
+Counts are divided by their genes' non-zero means and lists cut to 1,500, as Stamp does it. Floor: on spot-like
+counts, `encode` 5 times as fast as the loop over dense rows, which is what published tokenisers run.
 
 Everything runs on one thread, alternating, and the best of `ROUNDS` is shown, in CPU seconds: other work on the machine
 stretches the clock on the wall, and the ratio with it. All rows give the same tokens but for values that differ in

@@ -203,8 +203,11 @@ def _sort_rows(
         value = count[bounds[row] : bounds[row + 1]] / scale[mine]
         order = np.argsort(-value)  # the fastest sort is not stable, which matters only where values are equal
         ranked = value[order]
-        if (ranked[1:] == ranked[:-1]).any():
-            order = np.lexsort((mine, -value))
+        same = ranked[1:] == ranked[:-1]
+        if same.any():
+            tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+            run = np.cumsum(np.append(True, ~same))[tied]
+            order[tied] = order[tied][np.lexsort((mine[order[tied]], run))]
         genes[row, :length] = called[mine[order[:length]]]
 
 
