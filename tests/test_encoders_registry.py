@@ -15,7 +15,7 @@ from triglyph.workflows.encoders import encoders_list, encoders_show
 
 OURS = {
     "bert-small", "biobert", "conch", "gene-mlp", "geneformer-12l-30m",
-    "phikon-v2", "stain-texture", "stain-texture-level0", "tile-vit", "uni2-h",
+    "phikon-v2", "stain-texture", "stain-texture-level0", "stamp-genes", "stamp-release", "tile-vit", "uni2-h",
 }  # fmt: skip
 
 
