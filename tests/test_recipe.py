@@ -154,3 +154,8 @@ def test_shipped_recipes_are_whole_and_name_encoders_that_exist(name: str) -> No
 
 def test_recipes_are_shipped() -> None:
     assert {"tiny", "demo", "demo-stain-texture", "her2st"} <= set(shipped_recipes())
+
+
+def test_streaming_is_for_batches_of_neighbourhoods_alone() -> None:
+    with pytest.raises(RecipeError, match="sections_at_once"):
+        load_recipe("demo", overrides=["training.sections_at_once=4"])

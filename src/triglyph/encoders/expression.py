@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -38,11 +39,47 @@ class ExpressionEncoder(Encoder, abc.ABC):
         return raw
 
 
-def rank_inputs(vocabulary: RankVocabulary, e: Expression, *, max_tokens: int) -> Inputs:
-    """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
-    ids, lengths = vocabulary.encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=max_tokens)
-    mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
-    return {"ids": torch.from_numpy(ids), "mask": mask}
+class RankEncoder(ExpressionEncoder, abc.ABC):
+    """Base of those that read a location as the list of its genes in rank order."""
+
+    whole_counts = True
+    vocabulary: RankVocabulary | None = None
+    """Published with the weights, learnt by `fit`, or of a saved model."""
+
+    @abc.abstractmethod
+    def use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
+        """Take a vocabulary, if it fits the architecture; `where` names its origin in errors."""
+
+    def known(self) -> RankVocabulary:
+        """The vocabulary.
+
+        Raises
+        ------
+        ContractError
+            There is none yet.
+        """
+        if self.vocabulary is None:
+            mend = "call `fit` on training sections, load published weights, or load its assets"
+            raise ContractError(f"{self.card.name} has no vocabulary of genes yet", mend=mend)
+        return self.vocabulary
+
+    def assets(self) -> dict[str, Any]:
+        return {} if self.vocabulary is None else self.vocabulary.to_json()
+
+    def load_assets(self, assets: dict[str, Any]) -> None:
+        if assets:
+            self.use(RankVocabulary.from_json(assets), where="assets")
+
+    def matched(self, expression: Expression) -> tuple[int, int]:
+        vocabulary, e = self.known(), self.checked(expression)
+        return vocabulary.known(e.symbols, e.ensembl_ids, e.measured), len(vocabulary.tokens)
+
+    def rank_inputs(self, raw: Any, *, max_tokens: int) -> Inputs:
+        """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
+        e = self.checked(raw)
+        ids, lengths = self.known().encode(e.counts, e.symbols, e.ensembl_ids, e.measured, max_tokens=max_tokens)
+        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
+        return {"ids": torch.from_numpy(ids), "mask": mask}
 
 
 class MeasuredSections:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
+from triglyph.encoders.base import Encoded, EncoderCard, Inputs
 from triglyph.encoders.bert import bert_name, bert_tower, masked_mean, restore_bert_buffers
-from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections, rank_inputs
+from triglyph.encoders.expression import MeasuredSections, RankEncoder
 from triglyph.encoders.hub import HubEncoder
 from triglyph.errors import ContractError, WeightsError
 from triglyph.genes.medians import FIRST_TOKEN, recomputed_vocabulary
@@ -26,7 +26,7 @@ DEPTH = 12
 _MODEL, _CODE = "geneformer-12L-30M", "geneformer"
 
 
-class Geneformer(ExpressionEncoder, HubEncoder):
+class Geneformer(RankEncoder, HubEncoder):
     """Geneformer 12L-30M.
 
     Parameters
@@ -57,7 +57,6 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         max_tokens=2048,
         pretrained_on=("Genecorpus-30M",),
     )
-    whole_counts = True
     tensor_files = (f"{_MODEL}/pytorch_model.bin", f"{_MODEL}/model.safetensors")
     extra_files = {  # noqa: RUF012
         "tokens": (f"{_CODE}/token_dictionary.pkl", "token_dictionary.json", "token_dictionary_gc30M.pkl"),
@@ -84,7 +83,6 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         if vocabulary not in ("published", "recomputed"):
             raise ContractError(f"{self.card.name} has no vocabulary {vocabulary!r}", mend="published or recomputed")
         self.max_tokens, self.depth, self.recomputed = max_tokens, depth, vocabulary == "recomputed"
-        self.vocabulary: RankVocabulary | None = None
         self.bert = bert_tower(self.architecture(), pooler=False)
         update: dict[str, Any] = {"max_tokens": max_tokens, "fitted": self.recomputed}
         if depth != DEPTH:
@@ -131,7 +129,7 @@ class Geneformer(ExpressionEncoder, HubEncoder):
         if not self.recomputed:
             super().fit(training)
         room = self.architecture()["vocab_size"] - FIRST_TOKEN
-        self._use(recomputed_vocabulary(MeasuredSections(self, training), max_genes=room), where="training sections")
+        self.use(recomputed_vocabulary(MeasuredSections(self, training), max_genes=room), where="training sections")
 
     def read_extra(self, files: dict[str, Path]) -> None:
         if self.recomputed:
@@ -142,16 +140,9 @@ class Geneformer(ExpressionEncoder, HubEncoder):
             )
         beside = [files["tokens"].with_name(name) for name in self.symbol_files]
         symbols = next((path for path in beside if path.is_file()), None)
-        self._use(RankVocabulary.read(files["tokens"], files["medians"], symbols), where=files["tokens"])
+        self.use(RankVocabulary.read(files["tokens"], files["medians"], symbols), where=files["tokens"])
 
-    def assets(self) -> dict[str, Any]:
-        return {} if self.vocabulary is None else self.vocabulary.to_json()
-
-    def load_assets(self, assets: dict[str, Any]) -> None:
-        if assets:
-            self._use(RankVocabulary.from_json(assets), where="assets")
-
-    def _use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
+    def use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
         rows = self.architecture()["vocab_size"]
         if vocabulary.size > rows:
             raise WeightsError(
@@ -161,19 +152,10 @@ class Geneformer(ExpressionEncoder, HubEncoder):
             )
         self.vocabulary = vocabulary
 
-    def _known(self) -> RankVocabulary:
-        if self.vocabulary is None:
-            raise ContractError(f"{self.card.name} has no token dictionary yet", mend="load weights, or its assets")
-        return self.vocabulary
-
-    def matched(self, expression: Expression) -> tuple[int, int]:
-        e = self.checked(expression)
-        return self._known().known(e.symbols, e.ensembl_ids, e.measured), len(self._known().tokens)
-
     # ---- encoding
 
     def prepare(self, raw: Any) -> Inputs:
-        return rank_inputs(self._known(), self.checked(raw), max_tokens=self.max_tokens)
+        return self.rank_inputs(raw, max_tokens=self.max_tokens)
 
     def encode(self, inputs: Inputs) -> Encoded:
         ids, mask = inputs["ids"], inputs["mask"]

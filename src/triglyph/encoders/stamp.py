@@ -12,12 +12,13 @@ having any, leaves out the three most anomalous genes and averages over pads (`s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
-from triglyph.encoders.expression import ExpressionEncoder, MeasuredSections, rank_inputs
+from triglyph.encoders.base import Encoded, EncoderCard, Inputs
+from triglyph.encoders.expression import MeasuredSections, RankEncoder
 from triglyph.encoders.packed import PackedTransformer, pack, positions, segment_mean, unpack
 from triglyph.errors import ContractError
 from triglyph.genes import medians, tokens
@@ -32,7 +33,7 @@ FIRST = medians.FIRST_TOKEN
 """The first token that is a gene."""
 
 
-class StampGenes(ExpressionEncoder):
+class StampGenes(RankEncoder):
     """Stamp's gene encoder.
 
     Parameters
@@ -63,7 +64,6 @@ class StampGenes(ExpressionEncoder):
         fitted=True,
         max_tokens=1500,
     )
-    whole_counts = True
 
     def __init__(
         self,
@@ -92,7 +92,6 @@ class StampGenes(ExpressionEncoder):
             "dropout": dropout,
             "scale": scale,
         }
-        self.vocabulary: RankVocabulary | None = None
         self.gene_embedding = nn.Embedding(FIRST, dim)
         self.rank_embedding = nn.Embedding(max_tokens, dim)
         self.transformer = PackedTransformer(dim, depth=depth, heads=heads, feedforward=feedforward, dropout=dropout)
@@ -117,16 +116,10 @@ class StampGenes(ExpressionEncoder):
             No training section has a count of a gene, or counts are not whole numbers.
         """
         sections = MeasuredSections(self, training)
-        self._use(means_vocabulary(sections, max_genes=self._options["genes"], scale=self._options["scale"]))
+        found = means_vocabulary(sections, max_genes=self._options["genes"], scale=self._options["scale"])
+        self.use(found, where="training sections")
 
-    def assets(self) -> dict[str, Any]:
-        return {} if self.vocabulary is None else self.vocabulary.to_json()
-
-    def load_assets(self, assets: dict[str, Any]) -> None:
-        if assets:
-            self._use(RankVocabulary.from_json(assets))
-
-    def _use(self, vocabulary: RankVocabulary) -> None:
+    def use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
         self.vocabulary = vocabulary
         if vocabulary.size != self.n_tokens:
             weight = self.gene_embedding.weight
@@ -140,21 +133,10 @@ class StampGenes(ExpressionEncoder):
         update = {"dim": self._options["dim"], "max_tokens": self._options["max_tokens"], "parameters": count}
         self.card = type(self).card.model_copy(update=update)
 
-    def _fitted(self) -> RankVocabulary:
-        if self.vocabulary is None:
-            raise ContractError(
-                f"{self.card.name} has no genes yet", mend="call `fit` on training sections, or load its assets"
-            )
-        return self.vocabulary
-
-    def matched(self, expression: Expression) -> tuple[int, int]:
-        vocabulary, e = self._fitted(), self.checked(expression)
-        return vocabulary.known(e.symbols, e.ensembl_ids, e.measured), len(vocabulary.tokens)
-
     # ---- encoding
 
     def prepare(self, raw: Any) -> Inputs:
-        return rank_inputs(self._fitted(), self.checked(raw), max_tokens=self._options["max_tokens"])
+        return self.rank_inputs(raw, max_tokens=self._options["max_tokens"])
 
     def hidden(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The last layer at every token.

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from triglyph.encoders.base import Encoded, EncoderCard, Expression, Inputs
-from triglyph.encoders.expression import ExpressionEncoder, rank_inputs
+from triglyph.encoders.base import Encoded, EncoderCard, Inputs
+from triglyph.encoders.expression import RankEncoder
 from triglyph.encoders.hub import HubEncoder
 from triglyph.encoders.packed import PackedTransformer, pack, positions, segment_mean, unpack
 from triglyph.errors import ContractError, WeightsError
@@ -70,7 +70,7 @@ class _GeneTower(nn.Module):
         return out
 
 
-class StampRelease(ExpressionEncoder, HubEncoder):
+class StampRelease(RankEncoder, HubEncoder):
     """Stamp's published gene encoder.
 
     Parameters
@@ -97,7 +97,6 @@ class StampRelease(ExpressionEncoder, HubEncoder):
         max_tokens=MAX_TOKENS,
         pretrained_on=("SpaVis-6M",),
     )
-    whole_counts = True
     tensor_files = ("pytorch_model.bin", "model.safetensors")
     extra_files = {"vocabulary": ("model.h5ad",), "means": ("Visium_mean.npy",)}  # noqa: RUF012
     symbol_files = ("gene_name_id_dict.json", "gene_name_id_dict.pkl")
@@ -108,7 +107,6 @@ class StampRelease(ExpressionEncoder, HubEncoder):
         if pooling not in ("mean", "release"):
             raise ContractError(f"{self.card.name} has no pooling {pooling!r}", mend="mean or release")
         self.pooling, self.depth = pooling, depth
-        self.vocabulary: RankVocabulary | None = None
         self.gene_tower = _GeneTower(depth)
         count = sum(p.numel() for p in self.parameters())
         self.card = type(self).card.model_copy(update={"pooling": pooling, "parameters": count})
@@ -132,16 +130,9 @@ class StampRelease(ExpressionEncoder, HubEncoder):
         symbols = next((read_dictionary(path) for path in beside if path.is_file()), None)
         tokens = {name: FIRST + i for i, name in enumerate(names)}
         scales = dict(zip(names, rounded_mean(means).tolist(), strict=True))
-        self._use(RankVocabulary(tokens, scales, symbols), where=files["vocabulary"])
+        self.use(RankVocabulary(tokens, scales, symbols), where=files["vocabulary"])
 
-    def assets(self) -> dict[str, Any]:
-        return {} if self.vocabulary is None else self.vocabulary.to_json()
-
-    def load_assets(self, assets: dict[str, Any]) -> None:
-        if assets:
-            self._use(RankVocabulary.from_json(assets), where="assets")
-
-    def _use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
+    def use(self, vocabulary: RankVocabulary, *, where: Path | str) -> None:
         ids = vocabulary.tokens.values()
         if min(ids) < FIRST or max(ids) >= FIRST + GENES:
             raise WeightsError(
@@ -151,20 +142,11 @@ class StampRelease(ExpressionEncoder, HubEncoder):
             )
         self.vocabulary = vocabulary
 
-    def _known(self) -> RankVocabulary:
-        if self.vocabulary is None:
-            raise ContractError(f"{self.card.name} has no vocabulary yet", mend="load weights, or its assets")
-        return self.vocabulary
-
-    def matched(self, expression: Expression) -> tuple[int, int]:
-        e = self.checked(expression)
-        return self._known().known(e.symbols, e.ensembl_ids, e.measured), len(self._known().tokens)
-
     # ---- encoding
 
     def prepare(self, raw: Any) -> Inputs:
         """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""
-        inputs = rank_inputs(self._known(), self.checked(raw), max_tokens=MAX_TOKENS)
+        inputs = self.rank_inputs(raw, max_tokens=MAX_TOKENS)
         return {**inputs, "ids": inputs["ids"].masked_fill(~inputs["mask"], PAD)}
 
     def encode(self, inputs: Inputs) -> Encoded:

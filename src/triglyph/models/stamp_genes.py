@@ -81,6 +81,8 @@ class StampGenesConfig(MethodConfig):
             raise ValueError("it has one tower, of expression")
         if self.towers["expression"].mode not in ("scratch", "trained"):
             raise ValueError("the tower learns: mode scratch, or trained from weights of a run")
+        if self.start == "spectral" and self.towers["expression"].mode != "scratch":
+            raise ValueError("a spectral start would undo what the tower has learnt; it goes with mode scratch")
         if not self.intrinsic and not (self.contextual and self.context):
             raise ValueError("both losses are off, so there is nothing to train")
         return self
@@ -106,6 +108,7 @@ class StampModel(Method):
     config_class = StampGenesConfig
     centre: Tensor
     scale: Tensor
+    baselines: Tensor | None
 
     def __init__(self, config: StampGenesConfig, encoders: Mapping[str, Encoder]) -> None:
         super().__init__(config, encoders)
@@ -120,8 +123,8 @@ class StampModel(Method):
         self.contextual = _head(encoder) if config.context and config.contextual else None
         self.register_buffer("centre", torch.zeros(encoder.card.dim))
         self.register_buffer("scale", torch.ones(()))
-        self._baselines: Tensor | None = None
-        """(sections, tokens) log frequencies; of the training data, and so no part of a release"""
+        # (sections, tokens) log frequencies; of the training data, and so no part of a release.
+        self.register_buffer("baselines", None, persistent=False)
 
     @property
     def genes(self) -> StampGenes:
@@ -152,7 +155,7 @@ class StampModel(Method):
                 found = torch.bincount(ids[of == number], minlength=self.genes.n_tokens).double()
                 counts[number] = counts.get(number, 0.0) + found
         if config.baseline == "section":
-            self._baselines = _log_frequencies(counts).to(self.intrinsic.weight.device)
+            self.baselines = _log_frequencies(counts).to(self.intrinsic.weight.device)
             for head in (self.intrinsic, self.contextual):
                 if head is not None:
                     with torch.no_grad():
@@ -208,13 +211,13 @@ class StampModel(Method):
 
     def _baseline(self, section: Tensor) -> Baseline | None:
         """What genes of rows of these sections are told from; in validation too, whose sections are numbered anew."""
-        if self._baselines is None:
+        if self.baselines is None:
             return None
         if not self.training:
             # The frequencies of all training sections together: a section that was not trained on has none of its own.
-            return Baseline(self._baselines[-1:], torch.zeros_like(section))
+            return Baseline(self.baselines[-1:], torch.zeros_like(section))
         # Sections that no sampled batch held have those of all together, which come last.
-        return Baseline(self._baselines, section.clamp(max=len(self._baselines) - 1))
+        return Baseline(self.baselines, section.clamp(max=len(self.baselines) - 1))
 
     def _hidden(self, ids: Tensor) -> Masked:
         generator = None
@@ -239,8 +242,8 @@ class StampModel(Method):
         """As `readout` says; a location without a place has itself around it."""
         if self.config.readout == "own" or not len(projected):
             return projected
-        weights = torch.from_numpy(surroundings(centres_um, pitches=self.config.readout_reach).toarray())
-        around = weights.to(projected) @ projected
+        weights = surroundings(centres_um, pitches=self.config.readout_reach)
+        around = torch.from_numpy(weights @ projected.cpu().numpy()).to(projected)
         return around if self.config.readout == "around" else torch.cat([projected, around], dim=1)
 
 

@@ -32,6 +32,9 @@ FEWEST = 64
 """Beginnings asked for at once, at least."""
 BLOCK = 1 << 14
 """Groups whose centres are found at once; bounds memory."""
+SLACK = 0.02
+"""Of the reach: centres that were rounded to pixels miss the rings of their lattice by less, and up to four pitches no
+two rings of a square or hexagonal lattice are so close."""
 
 
 def neighbourhoods(centres_um: ArrayLike, *, size: int = 9, seed: int | Sequence[int]) -> NDArray[np.int64]:
@@ -133,6 +136,11 @@ def pitch_um(centres_um: ArrayLike) -> float:
         return float("nan")
     distance, _ = cKDTree(places).query(places, k=2)
     return float(np.median(distance[:, 1]))
+
+
+def reach_um(centres_um: ArrayLike, *, pitches: float) -> float:
+    """A radius in pitches as µm, and `SLACK` more; NaN where there is no pitch."""
+    return pitches * (1 + SLACK) * pitch_um(centres_um)
 
 
 def _grouped(centres: NDArray[np.float64], size: int) -> NDArray[np.int64]:

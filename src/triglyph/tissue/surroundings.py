@@ -13,10 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from triglyph.errors import ContractError
-from triglyph.tissue.neighbourhoods import pitch_um
-
-SLACK = 0.02
-"""Of the radius: centres that were rounded to pixels lie a little off their lattice."""
+from triglyph.tissue.neighbourhoods import reach_um
 
 
 def surroundings(centres_um: ArrayLike, *, pitches: float) -> sp.csr_matrix:
@@ -37,10 +34,10 @@ def surroundings(centres_um: ArrayLike, *, pitches: float) -> sp.csr_matrix:
     if not 0 < pitches < float("inf"):
         raise ContractError(f"surroundings of {pitches} pitches", where="surroundings", mend="give a positive number")
     centres: NDArray[np.float64] = np.asarray(centres_um, dtype=np.float64)
-    n, pitch = len(centres), pitch_um(centres)
-    if np.isnan(pitch):
+    n, radius_um = len(centres), reach_um(centres, pitches=pitches)
+    if np.isnan(radius_um):
         return sp.identity(n, format="csr")
-    pairs = cKDTree(centres).query_pairs(pitches * (1 + SLACK) * pitch, output_type="ndarray")
+    pairs = cKDTree(centres).query_pairs(radius_um, output_type="ndarray")
     one, other = pairs.T
     rows, columns = np.concatenate([one, other, np.arange(n)]), np.concatenate([other, one, np.arange(n)])
     around = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))

@@ -366,10 +366,12 @@ def _prepared(rows: Rows, encoder: Encoder) -> Source:
     """Held in memory if it fits, by the size of a first chunk, and if sections are."""
     fresh = _Fresh(rows, encoder)
     wanted = np.flatnonzero(rows.present[encoder.card.modality])
-    if not len(wanted) or isinstance(rows.sections, LazySections):
+    if not len(wanted):
         return fresh
     for number in np.unique(rows.section[wanted]):  # a section of pictures has no genes, and no expression to encode
         check_genes(rows.sections[number], encoder)
+    if isinstance(rows.sections, LazySections):
+        return fresh
     sample = fresh(wanted[: min(32, len(wanted))])
     per_row = sum(t.nbytes for t in sample.values()) / min(32, len(wanted))
     if per_row * len(wanted) > MEMORY_LIMIT:

@@ -20,14 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from triglyph.cards import digest
 from triglyph.errors import ContractError, RecipeError
-from triglyph.tissue.neighbourhoods import near, neighbourhoods, pitch_um
+from triglyph.tissue.neighbourhoods import near, neighbourhoods, reach_um
 from triglyph.training.batches import BatchOrder
 
 OPEN_WINDOWS = 2
 """A step may lie across the border of two windows."""
-SLACK = 0.02
-"""Of the reach: centres that were rounded to pixels miss the rings of their lattice by less, and up to four pitches no
-two rings of a square or hexagonal lattice are so close."""
 
 
 class Neighbourhoods(NamedTuple):
@@ -174,8 +171,8 @@ class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
                 mend="give x, y of those rows that are trained on",
             )
         groups = neighbourhoods(centres, size=self.size, seed=[self.seed, epoch, section])
-        reach_um = self.reach * (1 + SLACK) * pitch_um(centres)
-        return _Window(np.where(groups < 0, -1, groups + first), near(centres, groups, reach_um=reach_um))
+        close = near(centres, groups, reach_um=reach_um(centres, pitches=self.reach))
+        return _Window(np.where(groups < 0, -1, groups + first), close)
 
     def _identity(self) -> dict[str, Any]:
         return {

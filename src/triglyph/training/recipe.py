@@ -105,6 +105,18 @@ class Recipe(Frozen):
     model: SerializeAsAny[MethodConfig]
     training: TrainingConfig = Field(default_factory=TrainingConfig)
 
+    @model_validator(mode="after")
+    def _batches_are_of_one_kind(self) -> Recipe:
+        given = {
+            k for k in ("mixing", "sections_per_batch", "sections_at_once") if getattr(self.training, k) is not None
+        }
+        of_rows, of_neighbours = given - {"sections_at_once"}, given & {"sections_at_once"}
+        if self.model.groups is not None and of_rows:
+            raise ValueError(f"training.{min(of_rows)} draws single rows; batches of {self.method} are neighbourhoods")
+        if self.model.groups is None and of_neighbours:
+            raise ValueError(f"training.sections_at_once streams neighbourhoods; batches of {self.method} are rows")
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The class of a method's recipe is made on demand, and is found again by the method's name.
         return _restored, (self.as_dict(),)
