@@ -71,6 +71,7 @@ def read(
     patient_pattern: str | None = None,
     patient_column: str | None = None,
     section_column: str | None = None,
+    label_column: str | None = None,
     outside: Literal["error", "drop"] = "error",
     lossless: bool = False,
     species: str | None = None,
@@ -105,9 +106,9 @@ def read(
     out
         The cohort's folder; made if it is not there.
     platform
-        Name of the reader: st, visium, hest, anndata; quilt, captions, kriegsmann for pictures with captions or
-        labels; pathocell, lizard, pannuke for images with labelled nuclei; archs4, census for expression alone; or
-        one that a package registered.
+        Name of the reader: st, visium, hest, anndata; dlpfc, hbc for Visium with a table of labels; quilt, captions,
+        kriegsmann for pictures with captions or labels; pathocell, lizard, pannuke for images with labelled nuclei;
+        archs4, census for expression alone; or one that a package registered.
     only
         Ids of the sections to read; all by default.
     image
@@ -126,6 +127,9 @@ def read(
         anndata: the obs column that holds the patient. captions, quilt: the column of the table.
     section_column
         anndata: the obs column that tells the sections of one table apart. captions: the column of the table.
+    label_column
+        dlpfc, hbc: the column of the table of labels; `layer_guess_reordered` or `layer_guess`, and the 20 regions of
+        `fine_annot_type` or `ground_truth`, if left out.
     outside
         Locations outside the image: an error, or left out and noted.
     lossless
@@ -212,6 +216,7 @@ def read(
         patient_pattern=patient_pattern,
         patient_column=patient_column,
         section_column=section_column,
+        label_column=label_column,
         outside=outside,
         lossless=lossless,
         species=species,

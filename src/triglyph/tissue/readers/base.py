@@ -83,6 +83,7 @@ class ReadOptions:
     counts_layer: str | None = None
     patient_column: str | None = None
     section_column: str | None = None
+    label_column: str | None = None
     location_um: float | None = None
     pitch_um: float | None = None
     image_column: str | None = None

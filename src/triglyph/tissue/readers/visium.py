@@ -13,6 +13,7 @@ is kept as a preview. A Visium HD folder of one bin size is read alike, its bins
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,16 @@ from triglyph.errors import ScaleError, SourceError
 from triglyph.tissue.decode import decode
 from triglyph.tissue.draft import ImageSource, SectionDraft
 from triglyph.tissue.frames import Affine
-from triglyph.tissue.readers.base import Notes, ReadOptions, SectionSource, keep_inside, origin, provenance, read_record
+from triglyph.tissue.readers.base import (
+    Notes,
+    Origin,
+    ReadOptions,
+    SectionSource,
+    keep_inside,
+    origin,
+    provenance,
+    read_record,
+)
 from triglyph.tissue.readers.counts import Counts, one_column_per_symbol, read_10x_h5, species_of
 from triglyph.tissue.readers.pictures import section_image
 from triglyph.tissue.readers.scales import LatticeFit, Scale, file_scale, fit_lattice, settle_scale
@@ -60,8 +70,23 @@ class VisiumReader:
             )
         return [_section(folder, self.platform) for folder in folders]
 
-    def read(self, section: SectionSource, options: ReadOptions) -> SectionDraft:
-        """Counts of the spots in tissue; centres in µm from the full-resolution pixels."""
+    def read(
+        self,
+        section: SectionSource,
+        options: ReadOptions,
+        *,
+        own: Origin | None = None,
+        beside: Sequence[str] = (),
+    ) -> SectionDraft:
+        """Counts of the spots in tissue; centres in µm from the full-resolution pixels.
+
+        Parameters
+        ----------
+        own
+            What a data set says of whose tissue it is; the user goes before it.
+        beside
+            Roles of further files that belong to the section's provenance.
+        """
         notes = Notes()
         positions, factors = _read_positions(section.file("positions")), read_record(section.file("scalefactors"))
         counts = one_column_per_symbol(read_10x_h5(section.file("counts"), notes), notes)
@@ -75,7 +100,7 @@ class VisiumReader:
         scale = _scale(section, fit, factors, options)
         table = _table(section, counts, positions, scale, notes)
         images: list[ImageSource] = []
-        used = ["counts", "positions", "scalefactors"]
+        used = ["counts", "positions", "scalefactors", *beside]
         if options.image is not None:
             images.append(
                 section_image(options.image, scale=scale, section_id=section.section_id, options=options, notes=notes)
@@ -85,7 +110,7 @@ class VisiumReader:
             images.append(preview[1])
             used.append(preview[0])
         table = keep_inside(table, images, options, notes)
-        whose = origin(section, options)
+        whose = origin(section, options, own=own)
         facts = {"patient_source": whose.source, "scale": fit.record() | {"mpp": scale.mpp, "source": scale.source}}
         return SectionDraft(
             section_id=section.section_id,
