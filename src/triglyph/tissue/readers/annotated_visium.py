@@ -2,7 +2,7 @@
 
 Counts, places and pictures are a Space Ranger output and read as one (`visium`). Beside them lies a table of labels:
 
-    dlpfc: <id>/metadata.tsv (layer_guess_reordered or layer_guess), or <id>_truth.txt (barcode, layer) in it or beside it
+    dlpfc: <id>/metadata.tsv (layer_guess_reordered, layer_guess) or <id>_truth.txt (barcode, layer) in it or beside it
     hbc:   metadata.tsv (fine_annot_type, ground_truth or annot_type) in the output's folder or the one above
 
 DLPFC is Maynard et al. 2021 (spatialLIBD): 12 sections of three donors. HBC is the Human Breast Cancer, Block A, of 10x
