@@ -12,12 +12,15 @@ import pytest
 import children
 import small
 from triglyph.apply.trained import TrainedModel
+from triglyph.metrics.result import read_results
 from triglyph.models.method import RegionConfig
 from triglyph.models.stamp_align import StampAlign, StampAlignConfig
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.regions import RegionCuts, shrink
+from triglyph.tissue.split import Fold, Split
 from triglyph.training.dataset import Locations, Visit, training_rows
 from triglyph.training.recipe import load_recipe
+from triglyph.workflows.bench_run import bench_run
 
 RECIPE: dict[str, Any] = {
     "name": "align",
@@ -42,7 +45,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return small.cohort(tmp_path_factory.mktemp("align"))
+    return small.cohort(tmp_path_factory.mktemp("align"), patients=4)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,32 @@ def test_embeddings_are_of_both_modalities_and_need_no_region(cohort: Cohort, wh
         assert values.shape == (36, 8)
         assert present.all()
         np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1.0, rtol=1e-5)
+
+
+def test_the_judge_reads_a_run_by_each_of_its_fusions(cohort: Cohort, whole: Path, tmp_path: Path) -> None:
+    fold = Fold(train=("S0", "S1"), test=("S3",))
+    cohort.save_split(Split(name="fusing", level="patient", folds=(fold,)))
+    for modality in ("fused", "fused-sum", "fused-concat"):
+        out = bench_run(
+            "linear-probe",
+            cohort=cohort.path,
+            out=tmp_path / modality,
+            model=whole,
+            split="fusing",
+            set=[f"modality={modality}"],
+            quiet=True,
+        )
+        rows = read_results(out)
+        own = [r for r in rows if r.model == "run"]
+        assert own
+        assert {r.direction for r in rows} == {f"{modality}->label"}
+        assert {"position", "library size", "stain-texture", "expression-pca-50"} <= {r.model for r in rows}
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["inputs"] == ["expression", "image"]
+    model = TrainedModel.open(whole)
+    values, present = model.embed(cohort["S3"], "fused")
+    assert values.shape == (36, 16)
+    assert present.all()
 
 
 def test_shipped_recipes_are_read() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from triglyph.encoders.base import Modality
 from triglyph.errors import ContractError
+from triglyph.models import fused
 from triglyph.models.alignment import Alignment
 from triglyph.models.method import Method
 from triglyph.tissue.section import Section
@@ -36,7 +37,7 @@ class TrainedModel:
 
     def __init__(self, model: Method, manifest: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
         self.model, self.manifest, self.device = model.to(device).eval(), manifest, device
-        self.fingerprints = {m: model.applied(m).fingerprint() for m in model.modalities}
+        self.fingerprints: dict[str, str] = {m: model.applied(m).fingerprint() for m in model.modalities}
         self._kept: dict[tuple[Path, str], Embedded] = {}
 
     @classmethod
@@ -96,11 +97,27 @@ class TrainedModel:
         """Those it reads."""
         return self.model.modalities
 
-    def pooled(self, section: Section, modality: Modality) -> Embedded:
+    @property
+    def fusions(self) -> tuple[str, ...]:
+        """What `embed` gives of image and expression together: `fused`, as the model was trained, and each by name."""
+        return fused.names(self.model.fusions)
+
+    def pooled(self, section: Section, modality: str) -> Embedded:
         """Output of a tower's encoder, before its head: values (n, dim_in), NaN where absent, and present (n,).
 
         Of a locked tower it is read from, or added to, `section.embeddings`; of another it is kept in memory.
+
+        Raises
+        ------
+        ContractError
+            There is no tower of this modality.
         """
+        if fused.is_fused(modality):
+            raise ContractError(
+                "before the shared space nothing is fused",
+                where=modality,
+                mend="take the embedding (`features: embedding`), or image or expression",
+            )
         encoder, fingerprint = self.model.applied(modality), self.fingerprints[modality]
         if modality in self.model.config.cached:
             encode_section(section, encoder, device=self.device, fingerprint=fingerprint)
@@ -115,22 +132,45 @@ class TrainedModel:
         """Let go of what is kept in memory of the sections read so far."""
         self._kept.clear()
 
-    def embed(self, section: Section, modality: Modality) -> Embedded:
+    def embed(self, section: Section, modality: str) -> Embedded:
         """Locations of a section in the shared space.
+
+        Parameters
+        ----------
+        modality
+            A tower's, or one of `fusions`.
 
         Returns
         -------
         values
-            (n, D) float32, L2-normalised; NaN where the modality is absent.
+            (n, D) float32, L2-normalised; NaN where the modality is absent, of a fusion where either of both is.
         present
             (n,)
+
+        Raises
+        ------
+        ContractError
+            The model has no such tower, or no such fusion.
         """
+        if fused.is_fused(modality):
+            return self._fused(section, modality)
         pooled, present = self.pooled(section, modality)
         return self.project(modality, pooled, present, section.centres_um), present
 
+    def _fused(self, section: Section, modality: str) -> Embedded:
+        fusion = self.model.fusion(fused.made_of(modality))  # before anything is encoded
+        (image, has_image), (expression, has_expression) = (self.embed(section, part) for part in fused.PARTS)
+        present = has_image & has_expression
+        with torch.no_grad():
+            v, g = (torch.from_numpy(values[present]).to(self.device) for values in (image, expression))
+            found = self.model.fuse(v, g, fusion).cpu().numpy()
+        out = np.full((len(present), found.shape[1]), np.nan, dtype=np.float32)
+        out[present] = found
+        return out, present
+
     def project(
         self,
-        modality: Modality,
+        modality: str,
         pooled: NDArray[np.float32],
         present: NDArray[np.bool_],
         centres_um: NDArray[np.float64],

@@ -17,7 +17,7 @@ from triglyph.bench.expression.predictors import (
     block_of,
 )
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
-from triglyph.bench.features import Columns, Depth, Position
+from triglyph.bench.features import Alone, Columns, Depth, Position
 from triglyph.bench.hescape.mutation import HescapeMutation, mutation_baselines
 from triglyph.bench.hescape.retrieval import HescapeRetrieval
 from triglyph.bench.hest.protocol import HestBenchmark
@@ -25,6 +25,7 @@ from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.representations import NEIGHBOURLY, REPRESENTATIONS, Places
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.ridge_retrieval import ridge_retrieval
+from triglyph.models.fused import reads
 
 PLACES = ("positions z-scored within each test section",)
 DEPTH = ("depth of the test locations is the input",)
@@ -111,20 +112,26 @@ def core_baselines(*, placed: bool) -> list[Subject]:
 def label_baselines(
     trial: Trial, modality: str, stain_texture: Embedder | None, *, placed: bool, places: Places
 ) -> list[Subject]:
-    """Subjects for protocols that read labels off an embedding of `modality`."""
+    """Subjects for protocols that read labels off an embedding of `modality`; of a fusion, those of either part."""
     subjects: list[Subject] = []
+    parts = reads(modality)
     if placed:
         subjects.append(Subject("position", Position(modality=modality), role="baseline", transductive=PLACES))
-    if modality == "image" and stain_texture is not None:
-        subjects.append(Subject("stain-texture", stain_texture, role="baseline"))
-    if modality == "expression":
+    if "image" in parts and stain_texture is not None:
+        subjects.append(Subject("stain-texture", _as(modality, stain_texture, of="image"), role="baseline"))
+    if "expression" in parts:
         subjects.append(Subject("library size", Depth(modality=modality), role="baseline"))
-        subjects += [
+        fitted = (
             representation(trial, places=places, role="baseline")
             for name, representation in REPRESENTATIONS.items()
             if placed or name not in NEIGHBOURLY
-        ]
+        )
+        subjects += [replace(s, source=_as(modality, s.source, of="expression")) for s in fitted]
     return subjects
+
+
+def _as(modality: str, source: Embedder, *, of: str) -> Embedder:
+    return source if modality == of else Alone(source, of, modality)
 
 
 def retrieval_baselines(trial: Trial, stain_texture: Embedder | None, *, placed: bool = True) -> list[Subject]:

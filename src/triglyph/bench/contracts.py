@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from triglyph.bench import parts
 from triglyph.bench.parts import Part, divided, whole_of
-from triglyph.errors import SplitError
+from triglyph.errors import ContractError, SplitError
 from triglyph.metrics.result import Level, Role, Source
 
 Array = NDArray[Any]
@@ -97,8 +97,32 @@ class Subject:
         """Of the source."""
         return tuple(self.source.modalities)
 
+    @property
+    def fusions(self) -> tuple[str, ...]:
+        """Names under which the source embeds image and expression together (`fused`, `fused-sum`, ...); often none."""
+        return tuple(getattr(self.source, "fusions", ()))
+
+    def require(self, modality: str) -> None:
+        """Refuse what it cannot be asked for.
+
+        Raises
+        ------
+        ContractError
+            It neither has the modality nor makes this fusion.
+        """
+        offered = (*self.modalities, *self.fusions)
+        if modality not in offered:
+            raise ContractError(
+                f"{self.name} has no {modality}",
+                where="the protocol's `modality`",
+                mend=f"choose another: it has {', '.join(offered) or 'none'}",
+            )
+
     def embed(self, section: Any, modality: Any) -> tuple[Array, NDArray[np.bool_]]:
-        """(n, dim) in its own space and which of the n locations have this modality, of a section or a part."""
+        """(n, dim) in its own space and which of the n locations have this modality, of a section or a part.
+
+        `modality` is one of `modalities` or of `fusions`.
+        """
         return parts.embedded(self.source, section, modality)
 
     def pooled(self, section: Any, modality: Any) -> tuple[Array, NDArray[np.bool_]]:

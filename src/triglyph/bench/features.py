@@ -86,6 +86,24 @@ class Columns(Features):
 
 
 @dataclass(frozen=True)
+class Alone(Features):
+    """Features of one part of what is fused, in the table of the fusion."""
+
+    source: Embedder
+    of: str
+    """The modality that they are of."""
+    modality: str
+
+    @property
+    def training_sections(self) -> Sequence[str]:  # type: ignore[override]
+        """Those of the source."""
+        return self.source.training_sections
+
+    def features(self, section: Any) -> tuple[Array, Bools]:
+        return self.source.pooled(section, self.of)
+
+
+@dataclass(frozen=True)
 class Position(Features):
     """Polynomials of a location's place, z-scored within its section: what merely knowing where would give.
 

@@ -15,6 +15,7 @@ from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.representations import REPRESENTATIONS
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.retrieval_across import RetrievalAcross
+from triglyph.models.fused import reads
 
 Names = tuple[str, ...]
 
@@ -40,6 +41,8 @@ def _standing(protocol: Protocol) -> tuple[Names, Names]:
     if isinstance(protocol, HescapeMutation):
         return ("majority", "stain-texture") if protocol.modality == "image" else ("majority",), ()
     if protocol.task in LABEL_TASKS:
-        of_image = getattr(protocol, "modality", "image") == "image"
-        return ("position", *(("stain-texture",) if of_image else ("library size", *REPRESENTATIONS))), (DOMAINS,)
+        parts = reads(getattr(protocol, "modality", "image"))
+        shown = ("stain-texture",) if "image" in parts else ()
+        counted = ("library size", *REPRESENTATIONS) if "expression" in parts else ()
+        return ("position", *shown, *counted), (DOMAINS,)
     return (), (DOMAINS,) if isinstance(protocol, ZeroShot) else ()

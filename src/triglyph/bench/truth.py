@@ -135,5 +135,5 @@ class TrueDomains(Features):
         for k in SURROUNDINGS:
             near = cKDTree(xy).query(xy, k=min(k, len(xy)))[1].reshape(len(xy), -1)
             parts.append(shares[near].mean(axis=1))
-        present = np.ones(len(xy), dtype=bool) if self.judged is None else self.judged.pooled(section, self.modality)[1]
+        present = np.ones(len(xy), dtype=bool) if self.judged is None else self.judged.embed(section, self.modality)[1]
         return np.concatenate(parts, axis=1), np.asarray(present)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from triglyph.cards import Frozen
 from triglyph.configs import near
@@ -191,6 +192,49 @@ class Method(nn.Module, abc.ABC):
             (k, 2); NaN where a section is unplaced.
         """
         return projected
+
+    @property
+    def fusions(self) -> tuple[str, ...]:
+        """Ways in which it makes one embedding of a location's image and expression, its own first; () for none."""
+        return ()
+
+    def fusion(self, name: str = "") -> str:
+        """One of `fusions`, "" for its own.
+
+        Raises
+        ------
+        ContractError
+            It makes none, or not this one.
+        """
+        if not self.fusions:
+            raise ContractError(
+                f"this model of the method {self.name} makes no one embedding of image and expression",
+                where=f"its towers: {', '.join(self.modalities)}",
+                mend=f"ask for {' or '.join(self.modalities)}",
+            )
+        if name and name not in self.fusions:
+            raise ContractError(
+                f"this model has no fusion {name!r}, it has {', '.join(self.fusions)}",
+                where=f"method {self.name}",
+                mend="ask for one of these; one that is learnt must be in the recipe",
+            )
+        return name or self.fusions[0]
+
+    def fuse(self, image: Tensor, expression: Tensor, fusion: str = "") -> Tensor:
+        """One embedding of locations that have both, of unit length: (k, dim), or (k, 2 dim) for `concat`.
+
+        What needs no training is here, `concat` and `sum`; a method that learns how to fuse adds to it.
+
+        Parameters
+        ----------
+        image, expression
+            (k, dim) embeddings of the same locations.
+        fusion
+            One of `fusions`; "" takes its own.
+        """
+        side_by_side = self.fusion(fusion) == "concat"
+        both = torch.cat([image, expression], dim=-1) if side_by_side else image + expression
+        return F.normalize(both, dim=-1)
 
     def transductive(self) -> tuple[str, ...]:
         """What of the embeddings comes from the sections that the model is applied to, in words."""

@@ -14,8 +14,9 @@ scale:
 In data-parallel training all losses are of the rows of all processes.
 
 Of a location the model gives: `pooled` image, the patch's class token; Stamp_V, the patch in the shared space
-(`project`); Stamp_G, the spot there; and Stamp_F, both in one (`fuse`). The patch is always read with its pretext
-token, as in training: `applied` gives the encoder that does so.
+(`project`); Stamp_G, the spot there; and Stamp_F, both in one (`fuse`): by the recipe's own fusion, or by another that
+needs no training. The patch is always read with its pretext token, as in training: `applied` gives the encoder that
+does so.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from triglyph.objectives.localisation import (
 from triglyph.tissue.regions import NOWHERE, SIDE
 
 Fusion = Literal["concat", "sum", "gated"]
+UNTRAINED: tuple[Fusion, ...] = ("concat", "sum")
+"""Fusions that learn nothing: any model has them."""
 
 
 class LossWeights(Frozen):
@@ -240,18 +243,26 @@ class StampAlign(Method):
     def _projected(self, stream: str, pooled: Tensor) -> Tensor:
         return self.heads[stream](self.scalers[stream](pooled) if stream in self.scalers else pooled)
 
-    def fuse(self, image: Tensor, expression: Tensor) -> Tensor:
+    @property
+    def fusions(self) -> tuple[str, ...]:
+        """The recipe's own, and those that learn nothing; none without a tower of expression."""
+        own: Fusion = self.config.fusion
+        return tuple(dict.fromkeys((own, *UNTRAINED))) if "expression" in self.config.towers else ()
+
+    def fuse(self, image: Tensor, expression: Tensor, fusion: str = "") -> Tensor:
         """Stamp_F of locations that have both, of unit length: (k, dim), or (k, 2 dim) for `concat`.
 
         Parameters
         ----------
         image, expression
             (k, dim) Stamp_V and Stamp_G of the same locations.
+        fusion
+            One of `fusions`; "" takes the recipe's own.
         """
-        if self.gate is not None:
+        if self.fusion(fusion) == "gated":
+            assert self.gate is not None
             return F.normalize(self.gate(image, expression), dim=-1)
-        both = torch.cat([image, expression], dim=-1) if self.config.fusion == "concat" else image + expression
-        return F.normalize(both, dim=-1)
+        return super().fuse(image, expression, fusion)
 
     def forward(self, batch: Batch) -> Output:
         """Embeddings of patches (`image`), regions and spots (`expression`), and the losses between them.

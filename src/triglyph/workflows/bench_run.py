@@ -247,7 +247,7 @@ def bench_run(
                 "audit": audit.model_dump(mode="json"),
                 "allowed": list(dict.fromkeys(f.name for f in audit.failures)),
                 "protocols": job.cards,
-                "inputs": sorted({row.direction.split("->")[0] for row in results if row.task in LABEL_TASKS}),
+                "inputs": sorted({m for row in results if row.task in LABEL_TASKS for m in _inputs(row)}),
                 "left_out": notes,
                 "null": {"refits": null if subject.trained is not None else 0, "seed": seed},
                 "baseline_encoder": baseline_encoder if baselines else "",
@@ -259,6 +259,13 @@ def bench_run(
         print_tables(tables)
         print_left_out(notes)
     return Path(out)
+
+
+def _inputs(row: Result) -> tuple[str, ...]:
+    """Modalities that a row of labels was read from: of a fusion, both."""
+    from triglyph.models.fused import reads
+
+    return reads(row.direction.split("->")[0])
 
 
 @dataclass

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.expression.measures import (
@@ -31,6 +32,7 @@ from triglyph.errors import ContractError, SourceError
 from triglyph.metrics.bootstrap import nan_mean
 from triglyph.metrics.per_gene import PER_GENE
 from triglyph.metrics.result import Level, Result
+from triglyph.models.fused import not_of_itself
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +44,7 @@ class Expression(Protocol):
     version: ClassVar[str] = "2"
     task: ClassVar[str] = "expression"
 
-    modality: Literal["image", "text"] = "image"
+    modality: Annotated[Literal["image", "text"], BeforeValidator(not_of_itself)] = "image"
     features: Literal["embedding", "pooled"] = "embedding"
     standardise: Standardise = "training"
     alphas: tuple[float, ...] = ALPHAS

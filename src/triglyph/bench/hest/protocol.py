@@ -20,11 +20,11 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.expression.predictors import Predict, learned
@@ -39,6 +39,7 @@ from triglyph.bench.rows import Rows, mean_or_nan
 from triglyph.errors import ContractError
 from triglyph.metrics.correlation import pearson
 from triglyph.metrics.result import Result
+from triglyph.models.fused import not_of_itself
 
 Floats = NDArray[np.float64]
 Read = Callable[[Floats], Floats]
@@ -71,7 +72,7 @@ class HestBenchmark(Protocol):
     differs: ClassVar[str] = ""
     """What a variant changes, in words."""
 
-    modality: Literal["image", "text"] = "image"
+    modality: Annotated[Literal["image", "text"], BeforeValidator(not_of_itself)] = "image"
     features: Literal["embedding", "pooled"] = "embedding"
     genes: tuple[str, ...] = ()
     """Symbols, or the path of a JSON file `{"genes": [...]}`; none lets the protocol choose."""

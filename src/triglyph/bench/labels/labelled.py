@@ -23,6 +23,7 @@ from triglyph.bench.rows import Measure, Rows
 from triglyph.errors import ContractError, RecipeError
 from triglyph.metrics.bootstrap import Resamples, nan_mean, worth_together
 from triglyph.metrics.result import Result
+from triglyph.models.fused import Readable
 
 Floats = NDArray[np.float64]
 Strings = NDArray[np.str_]
@@ -77,7 +78,8 @@ class Sides:
 class LabelProtocol(Protocol):
     """A protocol that reads labels off frozen features."""
 
-    modality: Literal["image", "expression", "text"] = "image"
+    modality: Readable = "image"
+    """`image`, `expression`, `text`; or both first in one: `fused`, as the model fuses them, or `fused-NAME`."""
     features: Literal["embedding", "pooled"] = "embedding"
     """`embedding`: the model's own space; `pooled`: what its frozen encoder gave it."""
     min_locations: int = Field(default=1, ge=1)
@@ -101,8 +103,7 @@ class LabelProtocol(Protocol):
         ContractError
             The subject lacks the modality, or gives a feature that is not finite.
         """
-        if self.modality not in subject.modalities:
-            raise ContractError(f"{subject.name} has no {self.modality}", mend="choose another `modality`")
+        subject.require(self.modality)
         read = subject.embed if self.features == "embedding" else subject.pooled
         out = []
         for section in sections:
