@@ -14,7 +14,14 @@ from triglyph.bench.contracts import Trial
 from triglyph.bench.registry import PROTOCOLS
 
 CLASSES = ("fat", "gland", "stroma")
-OTHERWISE = {"genes-from-genes", "hescape-expression", "batch-effect", "hescape-mutation"}
+OTHERWISE = {
+    "genes-from-genes",
+    "hescape-expression",
+    "batch-effect",
+    "hescape-mutation",
+    "stamp-dlpfc",
+    "stamp-hbc",
+}
 EMBEDDINGS = [name for name, of in PROTOCOLS.items() if name not in OTHERWISE and of.needs_split]
 """Protocols that read one embedding, section by section."""
 DIM = 16

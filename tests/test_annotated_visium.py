@@ -13,7 +13,7 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.readers.annotated_visium import DONORS, LAYERS, read_labels
 from triglyph.tissue.readers.base import ReadOptions, find_reader
 from triglyph.workflows.read import read
-from vendor_layouts import visium_folder
+from vendor_layouts import counts, visium_folder, write_10x_h5
 
 N = 64
 BARCODES = [f"ACGT{i:03d}-1" for i in range(N)]
@@ -33,15 +33,22 @@ def r_table(path: Path, **columns: list[str]) -> None:
     path.write_text("\n".join(["\t".join(columns), *("\t".join(row) for row in rows)]) + "\n")
 
 
+def output(folder: Path, seed: int, *, header: bool = True) -> Path:
+    """A Space Ranger output that is like no other, lest the audit take two sections for one."""
+    visium_folder(folder, mpp=2.0 + 0.2 * seed, header=header)
+    write_10x_h5(folder / "filtered_feature_bc_matrix.h5", counts(len(IN_TISSUE), seed=seed), IN_TISSUE)
+    return folder
+
+
 def dlpfc(folder: Path) -> Path:
     """Three sections of two donors: R's table, a table with named barcodes, and a truth file beside the folder."""
     made = layers()
-    visium_folder(folder / "151507")
+    output(folder / "151507", 0)
     r_table(folder / "151507" / "metadata.tsv", layer_guess=made, layer_guess_reordered=made, cell_count=["3"] * N)
-    visium_folder(folder / "151673", header=False)
+    output(folder / "151673", 1, header=False)
     turned = pd.DataFrame({"barcode": BARCODES, "layer_guess": made})[::-1]  # order of rows says nothing
     turned.to_csv(folder / "151673" / "metadata.tsv", sep="\t", index=False)
-    visium_folder(folder / "151674")
+    output(folder / "151674", 2)
     truth = pd.DataFrame({"barcode": BARCODES, "layer": layers("Layer_{}")})
     truth["layer"] = truth["layer"].replace("NA", "")
     truth.to_csv(folder / "151674_truth.txt", sep="\t", index=False, header=False)

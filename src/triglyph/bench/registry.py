@@ -23,6 +23,8 @@ from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.retrieval_across import RetrievalAcross
 from triglyph.bench.spatialwhisperer.sets import SETS
+from triglyph.bench.stamp.expression import StampExpression
+from triglyph.bench.stamp.tissue import StampDlpfc, StampHbc
 from triglyph.configs import deep_merge, parse_override
 from triglyph.errors import RecipeError
 
@@ -45,6 +47,9 @@ _ALL: tuple[type[Protocol], ...] = (
     BatchEffect,
     *VARIANTS,
     *SETS,
+    StampDlpfc,
+    StampHbc,
+    StampExpression,
 )
 PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in _ALL}
 

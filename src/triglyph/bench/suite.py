@@ -38,6 +38,9 @@ BY_NAME = {
     "hescape-expression": "`hest-benchmark` before and after alignment",
     "hescape-mutation": "needs a mutation in a clinical table",
     "spatialwhisperer-*": "needs the cohort of its data set",
+    "stamp-dlpfc": "needs the cohort of its data set",
+    "stamp-hbc": "needs the cohort of its data set",
+    "stamp-expression": "`expression` by two of its metrics",
     "hest-benchmark-*": "five times the same; named, hest-benchmark brings its variants",
 }
 """Protocols that are judged only when named -> why."""

@@ -31,6 +31,7 @@ _BOUNDS = {
     "mse-mean-removed": (0.0, math.inf),
     "mvacc": (0.0, 1.0),
     "nmi": (0.0, 1.0),
+    "pcc-v": (-1.0, 1.0),
     "pearson": (-1.0, 1.0),
     "r2": (-math.inf, 1.0),
     "r2-test-mean": (-math.inf, 1.0),
@@ -38,6 +39,7 @@ _BOUNDS = {
     "recall": (0.0, 1.0),
     "spearman": (-1.0, 1.0),
     "spearman-depth-removed": (-1.0, 1.0),
+    "weighted-f1": (0.0, 1.0),
 }
 
 

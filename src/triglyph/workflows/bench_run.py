@@ -306,6 +306,7 @@ class _Job:
             trial.levels(subject)  # refuses what was trained on, before anything is computed
             self.subjects.add(subject.name)
         protocols = self._protocols(trial)
+        new = [p for p in protocols if p.stamp not in self.cards]  # what others published is of no fold
         self.cards.update({p.stamp: p.card().model_dump(mode="json") for p in protocols})
         beside = self.baselines and any(p.needs_split for p in protocols)
         rows = evaluate(
@@ -321,7 +322,7 @@ class _Job:
             report=report,
             left_out=self.left_out.append,
         )
-        return rows + [row for p in protocols for row in p.published(self.split.name)]
+        return rows + [row for p in new for row in p.published(self.split.name)]
 
     def _protocols(self, trial: Trial) -> list[Protocol]:
         from triglyph.bench.hest.protocol import with_variants

@@ -16,6 +16,7 @@ from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.retrieval_across import RetrievalAcross
+from triglyph.bench.stamp.expression import StampExpression
 from triglyph.bench.truth import Truths
 from triglyph.metrics.result import Result
 
@@ -33,7 +34,8 @@ def ceiling_rows(protocol: Protocol, trial: Trial, source: Embedder | None) -> l
     if isinstance(protocol, RetrievalAcross):
         return []  # likelihoods of counts are compared among the locations of one section
     if isinstance(protocol, Expression):
-        return expression_ceilings(protocol, trial, truths, source)
+        found = expression_ceilings(protocol, trial, truths, source)
+        return protocol.named(found) if isinstance(protocol, StampExpression) else found
     if isinstance(protocol, HestBenchmark):
         return hest_ceilings(protocol, trial, truths, source)
     knows_domains = truths.all_domains((*trial.train, *trial.test))
