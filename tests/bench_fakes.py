@@ -19,6 +19,7 @@ OTHERWISE = {
     "hescape-expression",
     "batch-effect",
     "hescape-mutation",
+    "slide-classification",
     "stamp-dlpfc",
     "stamp-hbc",
 }

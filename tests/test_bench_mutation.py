@@ -17,9 +17,10 @@ import small
 from bench_fakes import FakeModel, FakeSection
 from triglyph.bench.contracts import Subject, Trial
 from triglyph.bench.features import Depth
-from triglyph.bench.hescape.attention_mil import GatedAttention, MilConfig, fit, log_odds, padded
 from triglyph.bench.hescape.clinical import attach
-from triglyph.bench.hescape.mutation import HescapeMutation, mutation_baselines
+from triglyph.bench.hescape.mutation import HescapeMutation
+from triglyph.bench.slides.attention_mil import GatedAttention, MilConfig, fit, log_odds, padded
+from triglyph.bench.slides.bags import bag_baselines
 from triglyph.errors import ContractError, SourceError, SplitError
 from triglyph.tissue.split import Fold, Split
 
@@ -170,7 +171,14 @@ def test_features_that_say_nothing_give_the_prevalence_of_training():
 
 
 def test_the_protocols_are_imported_without_torch():
-    names = ("hescape.mutation", "hescape.retrieval", "hescape.expression", "batch_effect")
+    names = (
+        "hescape.mutation",
+        "slides.classification",
+        "stamp.tissue",
+        "hescape.retrieval",
+        "hescape.expression",
+        "batch_effect",
+    )
     modules = ", ".join(f"triglyph.bench.{name}" for name in names)
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -291,7 +299,7 @@ def test_the_majority_is_the_prevalence_of_training_and_knows_nothing():
     labels = {**labels, "train-00": 1, "train-02": 1}
     stain = FewTiles(labels)
     protocol = HescapeMutation(**QUICK)
-    majority, texture = mutation_baselines(protocol, stain)
+    majority, texture = bag_baselines(protocol, stain)
     rows = protocol.run(majority, known(made, labels))
     assert {r.model for r in rows} == {"majority"}
     assert one(rows, metric="auroc").value == 0.5
@@ -299,7 +307,7 @@ def test_the_majority_is_the_prevalence_of_training_and_knows_nothing():
     whole = one(rows, metric="brier", group="all")
     assert whole.value == pytest.approx(whole.chance, abs=0.01)
     assert (texture.name, texture.role, texture.source) == ("stain-texture", "baseline", stain)
-    assert [s.name for s in mutation_baselines(protocol, None)] == ["majority"]
+    assert [s.name for s in bag_baselines(protocol, None)] == ["majority"]
 
 
 def test_a_fold_of_one_patient_or_one_class_has_no_auroc_and_says_so(caplog):

@@ -18,13 +18,13 @@ from triglyph.bench.expression.predictors import (
 )
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
 from triglyph.bench.features import Alone, Columns, Depth, Position
-from triglyph.bench.hescape.mutation import HescapeMutation, mutation_baselines
 from triglyph.bench.hescape.retrieval import HescapeRetrieval
 from triglyph.bench.hest.protocol import HestBenchmark
 from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.representations import NEIGHBOURLY, REPRESENTATIONS, Places
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.ridge_retrieval import ridge_retrieval
+from triglyph.bench.slides.bags import BagProtocol, bag_baselines
 from triglyph.models.fused import reads
 
 PLACES = ("positions z-scored within each test section",)
@@ -54,8 +54,8 @@ def beside(
     placed = all(np.isfinite(s.centres_um).all() for s in (*trial.train, *trial.test))
     if isinstance(protocol, GenesFromGenes):
         return core_baselines(placed=placed)
-    if isinstance(protocol, HescapeMutation):
-        return mutation_baselines(protocol, stain_texture)
+    if isinstance(protocol, BagProtocol):
+        return bag_baselines(protocol, stain_texture)
     if isinstance(protocol, Retrieval | HescapeRetrieval):
         both = subject is None or {"image", "expression"} <= set(subject.modalities)
         return retrieval_baselines(trial, stain_texture, placed=placed) if both else []

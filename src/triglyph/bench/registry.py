@@ -22,6 +22,7 @@ from triglyph.bench.labels.zero_shot import ZeroShot
 from triglyph.bench.protocol import Protocol
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.retrieval_across import RetrievalAcross
+from triglyph.bench.slides.classification import SlideClassification
 from triglyph.bench.spatialwhisperer.sets import SETS
 from triglyph.bench.stamp.expression import StampExpression
 from triglyph.bench.stamp.tissue import StampDlpfc, StampHbc
@@ -50,6 +51,7 @@ _ALL: tuple[type[Protocol], ...] = (
     StampDlpfc,
     StampHbc,
     StampExpression,
+    SlideClassification,
 )
 PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in _ALL}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from triglyph.bench.ceilings.subjects import CONTENT, COUNTING, DOMAINS, EXPRESSION, HALF
 from triglyph.bench.expression.protocol import Expression, GenesFromGenes
-from triglyph.bench.hescape.mutation import HescapeMutation
 from triglyph.bench.hescape.retrieval import HescapeRetrieval
 from triglyph.bench.hest.protocol import HestBenchmark
 from triglyph.bench.labels.zero_shot import ZeroShot
@@ -15,6 +14,7 @@ from triglyph.bench.protocol import LABEL_TASKS, Protocol
 from triglyph.bench.representations import REPRESENTATIONS
 from triglyph.bench.retrieval import Retrieval
 from triglyph.bench.retrieval_across import RetrievalAcross
+from triglyph.bench.slides.bags import BagProtocol
 from triglyph.models.fused import reads
 
 Names = tuple[str, ...]
@@ -38,7 +38,7 @@ def _standing(protocol: Protocol) -> tuple[Names, Names]:
         if isinstance(protocol, RetrievalAcross):
             return ridges, ()
         return ridges, (EXPRESSION, CONTENT) if isinstance(protocol, Retrieval) else (EXPRESSION,)
-    if isinstance(protocol, HescapeMutation):
+    if isinstance(protocol, BagProtocol):
         return ("majority", "stain-texture") if protocol.modality == "image" else ("majority",), ()
     if protocol.task in LABEL_TASKS:
         parts = reads(getattr(protocol, "modality", "image"))

@@ -38,6 +38,7 @@ BY_NAME = {
     "hescape-expression": "`hest-benchmark` before and after alignment",
     "hescape-mutation": "needs a mutation in a clinical table",
     "spatialwhisperer-*": "needs the cohort of its data set",
+    "slide-classification": "needs a label of sections or patients (--set label_column=NAME)",
     "stamp-dlpfc": "needs the cohort of its data set",
     "stamp-hbc": "needs the cohort of its data set",
     "stamp-expression": "`expression` by two of its metrics",

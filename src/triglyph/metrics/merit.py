@@ -10,6 +10,7 @@ _NEITHER = frozenset(
         "distance",
         "genes-constant",
         "genes-undefined",
+        "label",
         "moran-difference",
         "probability",
         "queries-without-answer",

@@ -145,6 +145,7 @@ def bench_run(
     from triglyph.bench.across_folds import across_folds, over_patients
     from triglyph.bench.null import summaries
     from triglyph.bench.protocol import LABEL_TASKS
+    from triglyph.bench.slides.pooled import pooled_over_folds
     from triglyph.bench.suite import left_out_notes
     from triglyph.bench.table import markdown, tabulate
     from triglyph.metrics.per_gene import from_results, write_genes
@@ -202,7 +203,8 @@ def bench_run(
         for one in folds:
             results += job.run(one, report=status.update)
     over_folds = across_folds(results)
-    results = [*results, *over_patients(results), *over_folds, *summaries(over_folds)]
+    of_bags = pooled_over_folds(results, opened.patients)
+    results = [*results, *over_patients(results), *of_bags, *over_folds, *summaries(over_folds)]
     results = stamped(results, audit)
     if not job.cards:
         raise ContractError(

@@ -1,4 +1,4 @@
-"""Gated attention over the tiles of a patient (Ilse, Tomczak & Welling, ICML 2018), for protocols of patients' labels.
+"""Gated attention over the tiles of a patient (Ilse, Tomczak & Welling, ICML 2018), for protocols of slide labels.
 
     a_k = softmax over tiles of  w . (tanh(V h_k) * sigmoid(U h_k));     log odds = c . sum_k a_k h_k + b
 
@@ -140,3 +140,9 @@ def _drawn(bag: Floats, rng: np.random.Generator, at_most: int) -> Floats:
 def log_odds(model: GatedAttention, bags: Mapping[str, Floats]) -> dict[str, float]:
     """Patient -> log odds over all of their tiles."""
     return {p: float(model(*padded([bag]))[0][0]) for p, bag in bags.items()}
+
+
+@torch.no_grad()
+def attention(model: GatedAttention, bag: Floats) -> Floats:
+    """(n,) attention of each tile of a bag (n, dim), which sums to 1."""
+    return model(*padded([bag]))[1][0].double().numpy()

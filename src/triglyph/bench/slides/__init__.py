@@ -1,0 +1,1 @@
+"""Labels of whole slides and patients, from all that lies on them."""
