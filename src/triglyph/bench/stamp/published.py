@@ -14,7 +14,7 @@ from triglyph.metrics.result import Result
 
 CITATION = "Han et al., Fusing Pixels and Genes (Stamp), ICLR 2026, arXiv 2602.13944"
 AS_PUBLISHED = "as published"
-UNKNOWN = "as published: split, constants and averaging are not known"
+UNKNOWN = "read in summaries; split, constants and averaging are not known"
 SEEN = "reviews say that it was trained on part of the data"
 
 TISSUE: dict[str, tuple[str, tuple[float, float], tuple[float, float]]] = {
