@@ -65,7 +65,7 @@ def check_draft(draft: SectionDraft, *, where: object) -> SectionDraft:
     draft.patient = checked_patient(draft.patient, where=f"{where}, section {draft.section_id}")
     where = where if str(where) == draft.section_id else f"{where}, section {draft.section_id}"
     _check_sizes(draft, where=where)
-    without = draft.pictures is not None or CELLS in draft.table.obsm
+    without = draft.pictures is not None or CELLS in draft.table.obsm or not draft.counted
     draft.table = checked_table(draft.table, where=where, placed=draft.placed, genes=not without)
     _check_images(draft, where=where)
     if draft.pictures is not None:

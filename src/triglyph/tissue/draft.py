@@ -71,6 +71,8 @@ class SectionDraft:
     images: list[ImageSource] = field(default_factory=list)
     pictures: PictureSource | None = None
     """Of unplaced sections alone; such a section need not have genes."""
+    counted: bool = True
+    """False: an image alone, of which nobody counted anything; it has no genes."""
     block: str = ""
     """Tissue block: sections of one block are near copies of each other."""
     species: str = "human"

@@ -108,7 +108,7 @@ def read(
     platform
         Name of the reader: st, visium, hest, anndata; dlpfc, hbc for Visium with a table of labels; quilt, captions,
         kriegsmann for pictures with captions or labels; pathocell, lizard, pannuke for images with labelled nuclei;
-        archs4, census for expression alone; or one that a package registered.
+        slides for slides alone; archs4, census for expression alone; or one that a package registered.
     only
         Ids of the sections to read; all by default.
     image
@@ -122,7 +122,8 @@ def read(
         call a section otherwise. `sections.csv` of `simulate --layout vendor` is one.
     patient_pattern
         st: regular expression whose first group is the patient in a section's id; her2st's `^([A-Za-z]+)\\d+$` if
-        left out. pathocell, lizard, pannuke: the same, without a default; `(.+)` takes every image for a patient.
+        left out. pathocell, lizard, pannuke, slides: the same, without a default (slides: but for TCGA's names);
+        `(.+)` takes every image for a patient.
     patient_column
         anndata: the obs column that holds the patient. captions, quilt: the column of the table.
     section_column
@@ -145,9 +146,10 @@ def read(
     counts_layer
         anndata: the layer of raw counts, if it is not X.
     location_um
-        anndata: diameter of a spot, or side of a bin.
+        anndata: diameter of a spot, or side of a bin. slides: side of a square, 112 µm if left out.
     pitch_um
-        anndata: distance of neighbouring locations, which is checked.
+        anndata: distance of neighbouring locations, which is checked. slides: of squares, as wide as they are if left
+        out.
     image_column
         captions: the column of paths, relative to the table's folder; `image` if left out.
     caption_column
