@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from triglyph.objectives.spectral import rank_matrix, within_section_axes
+from triglyph.objectives.spectral import gene_shares, within_section_axes
 
 
 def made(n: int = 60, tokens: int = 25, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -18,24 +18,24 @@ def made(n: int = 60, tokens: int = 25, seed: int = 0) -> tuple[np.ndarray, np.n
     return np.concatenate(lists), np.array([len(x) for x in lists]), rng.integers(0, 3, n)
 
 
-def test_each_row_is_a_share_that_falls_with_the_rank() -> None:
+def test_each_gene_of_a_location_has_an_equal_share() -> None:
     ids, lengths, _ = made()
-    x = rank_matrix(ids, lengths, 25)
-    np.testing.assert_allclose(x.sum(axis=1).A1 if hasattr(x.sum(axis=1), "A1") else x.sum(axis=1), 1.0, rtol=1e-5)
-    first = x[0, ids[: lengths[0]]].toarray().ravel()
-    assert (np.diff(first) < 0).all()
+    x = gene_shares(ids, lengths, 25).toarray()
+    np.testing.assert_allclose(x.sum(axis=1), 1.0, rtol=1e-5)
+    assert set(np.flatnonzero(x[0])) == set(ids[: lengths[0]])
+    np.testing.assert_allclose(x[0, ids[: lengths[0]]], 1.0 / lengths[0], rtol=1e-6)
 
 
 def test_a_location_without_genes_is_an_empty_row() -> None:
-    x = rank_matrix(np.array([3, 4, 5]), np.array([2, 0, 1]), 6)
+    x = gene_shares(np.array([3, 4, 5]), np.array([2, 0, 1]), 6)
     assert x.toarray()[1].sum() == 0
     assert x.shape == (3, 6)
-    assert rank_matrix(np.zeros(0, dtype=np.int64), np.array([0, 0]), 6).nnz == 0
+    assert gene_shares(np.zeros(0, dtype=np.int64), np.array([0, 0]), 6).nnz == 0
 
 
 def test_axes_are_those_of_the_centred_dense_matrix() -> None:
     ids, lengths, section = made()
-    x = rank_matrix(ids, lengths, 25)
+    x = gene_shares(ids, lengths, 25)
     found = within_section_axes([(x[:20], section[:20]), (x[20:], section[20:])], dim=4, seed=0)
     dense = x.toarray().astype(np.float64)
     mean = dense.mean(axis=0)
@@ -44,8 +44,8 @@ def test_axes_are_those_of_the_centred_dense_matrix() -> None:
     for s in range(3):
         centred[section == s] -= dense[section == s].mean(axis=0)
     scaled = centred[:, occurs] / np.sqrt(mean[occurs])
-    _, values, axes = np.linalg.svd(scaled, full_matrices=False)
-    expected = (axes[:4] / np.sqrt(mean[occurs])).T * values[:4] / values[0]
+    _, _, axes = np.linalg.svd(scaled, full_matrices=False)
+    expected = (axes[:4] / np.sqrt(mean[occurs])).T
     expected /= np.sqrt((expected**2).mean())
     sign = np.sign((expected * found[occurs]).sum(axis=0))
     np.testing.assert_allclose(found[occurs], expected * sign, atol=1e-3)
@@ -61,15 +61,15 @@ def test_what_sets_sections_apart_is_no_axis() -> None:
     packed = np.concatenate(
         [np.append(e, x) for e, x in zip(extra, np.split(ids, np.cumsum(lengths)[:-1]), strict=True)]
     )
-    plain = within_section_axes([(rank_matrix(packed, lengths + 1, 25), np.zeros(200, dtype=int))], dim=1, seed=0)
-    within = within_section_axes([(rank_matrix(packed, lengths + 1, 25), section)], dim=1, seed=0)
+    plain = within_section_axes([(gene_shares(packed, lengths + 1, 25), np.zeros(200, dtype=int))], dim=1, seed=0)
+    within = within_section_axes([(gene_shares(packed, lengths + 1, 25), section)], dim=1, seed=0)
     assert abs(within[20, 0] - within[21, 0]) < 0.5 * abs(plain[20, 0] - plain[21, 0])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_locations_fill_few_axes(n: int) -> None:
     ids, lengths, section = made(n)
-    found = within_section_axes([(rank_matrix(ids, lengths, 25), section * 0)], dim=8, seed=0)
+    found = within_section_axes([(gene_shares(ids, lengths, 25), section * 0)], dim=8, seed=0)
     assert found.shape == (25, 8)
     assert np.isfinite(found).all()
     assert not found[:, max(n - 1, 0) :].any()
@@ -77,5 +77,5 @@ def test_few_locations_fill_few_axes(n: int) -> None:
 
 def test_it_is_the_same_every_time() -> None:
     ids, lengths, section = made()
-    a, b = (within_section_axes([(rank_matrix(ids, lengths, 25), section)], dim=4, seed=1) for _ in range(2))
+    a, b = (within_section_axes([(gene_shares(ids, lengths, 25), section)], dim=4, seed=1) for _ in range(2))
     np.testing.assert_array_equal(a, b)

@@ -39,7 +39,7 @@ from triglyph.objectives.masked_genes import (
     name_genes,
     pooled_context,
 )
-from triglyph.objectives.spectral import rank_matrix, within_section_axes
+from triglyph.objectives.spectral import gene_shares, within_section_axes
 from triglyph.tissue.surroundings import surroundings
 
 EVALUATION_SEED = 0
@@ -68,7 +68,7 @@ class StampGenesConfig(MethodConfig):
     baseline: Literal["section"] | None = None
     """Genes are told from their frequency in the section; null from nothing, as in the paper."""
     start: Literal["random", "spectral"] = "random"
-    """Of gene embeddings; `spectral` takes the axes along which rank lists differ within sections."""
+    """Of gene embeddings; `spectral` takes the axes along which lists of genes differ within sections."""
     neighbourhood: NeighbourhoodConfig = NeighbourhoodConfig()
     readout: Literal["own", "around", "own+around"] = "own"
     """The embedding of a location: its own; the mean over all within `readout_reach`, itself among them; or both."""
@@ -149,7 +149,7 @@ class StampModel(Method):
         for batch in sample:
             ids, lengths = (t.cpu() for t in pack(batch["expression"]["ids"], batch["expression"]["mask"]))
             section = batch["section"].cpu()
-            lists.append((rank_matrix(ids.numpy(), lengths.numpy(), self.genes.n_tokens), section.numpy()))
+            lists.append((gene_shares(ids.numpy(), lengths.numpy(), self.genes.n_tokens), section.numpy()))
             of = torch.repeat_interleave(section, lengths)
             for number in section.unique().tolist():
                 found = torch.bincount(ids[of == number], minlength=self.genes.n_tokens).double()

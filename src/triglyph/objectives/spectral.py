@@ -1,8 +1,9 @@
-"""Embeddings of genes to start from: the axes along which rank lists differ within their sections.
+"""Embeddings of genes to start from: the axes along which lists of genes differ within their sections.
 
 A few thousand locations are too few to learn from random numbers what a decomposition says at once. Each location is
-the vector of its genes' log(length / rank), as a share of their sum; sections are centred, so that what sets patients
-and batches apart is no axis; genes are divided by the root of their mean, as in correspondence analysis.
+the vector of its genes, each an equal share of it, as its embedding is the mean over its tokens; sections are centred,
+so that what sets patients and batches apart is no axis; genes are divided by the root of their mean, as in
+correspondence analysis. The mean of the embeddings of a location's genes is then its place on these axes.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ from scipy.sparse.linalg import LinearOperator, svds
 Floats = NDArray[np.float32]
 
 
-def rank_matrix(ids: NDArray[np.int64], lengths: NDArray[np.int64], n_tokens: int) -> sp.csr_matrix:
-    """(n, n_tokens) of packed lists: log(length / (rank - 1/2)) of each token, as a share of its location's sum.
+def gene_shares(ids: NDArray[np.int64], lengths: NDArray[np.int64], n_tokens: int) -> sp.csr_matrix:
+    """(n, n_tokens) of packed lists: 1 / length for each token of a location; a location without any is an empty row.
 
     Parameters
     ----------
     ids
-        (total,) tokens in rank order.
+        (total,) tokens.
     lengths
         (n,) of the lists.
     """
     bounds = np.concatenate(([0], np.cumsum(lengths)))
-    rank = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths) + 0.5
-    weights = np.log(np.repeat(lengths, lengths) / rank + 1.0)
-    total = np.repeat(np.add.reduceat(weights, bounds[:-1][lengths > 0]), lengths[lengths > 0]) if len(ids) else weights
-    return sp.csr_matrix(((weights / total).astype(np.float32), ids, bounds), shape=(len(lengths), n_tokens))
+    shares = np.repeat(1.0 / np.maximum(lengths, 1), lengths).astype(np.float32)
+    return sp.csr_matrix((shares, ids, bounds), shape=(len(lengths), n_tokens))
 
 
 def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]], *, dim: int, seed: int) -> Floats:
-    """(n_tokens, dim) embedding of tokens: the leading axes within sections, each as large as what it explains.
+    """(n_tokens, dim) embedding of tokens: the leading axes within sections.
+
+    Axes are of unit length before genes are divided: locations spread along each by its singular value, no more.
 
     Parameters
     ----------
     lists
-        Pieces of the training data: `rank_matrix` (n, n_tokens) and the section of each row (n,).
+        Pieces of the training data: `gene_shares` (n, n_tokens) and the section of each row (n,).
     dim
         Columns; those that the data do not fill are 0.
     seed
@@ -77,10 +78,10 @@ def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]]
     operator = LinearOperator((n, tokens), matvec=right, rmatvec=left, dtype=np.float64)
     _, values, axes = svds(operator, k=kept, v0=start)
     order = np.argsort(-values)
-    axes, values = axes[order], values[order]
+    axes = axes[order]
     # The sign of an axis is free: its largest entry is made positive.
     axes *= np.sign(axes[np.arange(kept), np.abs(axes).argmax(axis=1)])[:, None]
-    found = (axes * inverse).T * (values / values[0])
+    found = (axes * inverse).T
     spread = np.sqrt((found[occurs] ** 2).mean())
     out[:, :kept] = found / (spread if spread > 0 else 1.0)
     return out
