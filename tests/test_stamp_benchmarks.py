@@ -163,6 +163,7 @@ def test_cards_say_what_the_paper_leaves_open_and_what_is_chosen() -> None:
         assert set(card.constants) == set(type(protocol(name)).model_fields)
         assert {"balanced-accuracy", "weighted-f1", "ari", "nmi"} <= set(card.metrics)
         assert "without their labels" in card.fitted["clusters"]
+        assert "not published, and are chosen here" in card.citation
     assert issubclass(type(protocol("stamp-hbc")), LabelProtocol)
     assert protocol("stamp-hbc").stamp != protocol("stamp-hbc", {"c": 1.0}).stamp
 

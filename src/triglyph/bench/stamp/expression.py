@@ -38,7 +38,8 @@ class StampExpression(Expression):
             f"our definition, theirs is not published: `pearson` over the {self.n_genes} genes whose variance in "
             f"training is the highest, of those seen in over {self.min_detected:.0%} of its locations"
         )
-        return super().card().model_copy(update={"citation": CITATION, "metrics": {PCC_V: defined, **metrics}})
+        citation = f"{CITATION}; split, genes, scale and PCC-V are not published, and are chosen here"
+        return super().card().model_copy(update={"citation": citation, "metrics": {PCC_V: defined, **metrics}})
 
     def named(self, rows: list[Result]) -> list[Result]:
         """The mean correlation is called `pcc-v`; that of a single gene stays `pearson`; others fall away."""

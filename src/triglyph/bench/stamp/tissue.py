@@ -62,7 +62,8 @@ class StampTissue(LinearProbe):
             version=self.version,
             task=self.task,
             summary=f"{self.about}: a linear probe on frozen embeddings, and their clusters",
-            citation=CITATION,
+            citation=f"{CITATION}; split, penalty of the probe, algorithm and number of clusters and averaging are not "
+            "published, and are chosen here",
             fitted={
                 **self.fitted(),
                 "clusters": "each whole section that is tested on, over its labelled locations, without their labels; "
