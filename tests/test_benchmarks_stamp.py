@@ -1,4 +1,4 @@
-"""The experiment on the `niche` preset and its control: what it takes off, and that its two worlds are one tissue."""
+"""Stamp's experiments on simulated tissue: what they take off, how they score, and that their worlds are one tissue."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import small
+from triglyph.encoders.tile_vit import TileViT
 from triglyph.errors import ContractError
+from triglyph.models.method import RegionConfig
+from triglyph.models.stamp_align import StampAlign, StampAlignConfig
 from triglyph.tissue.simulate.cohort import draft_of
 from triglyph.tissue.simulate.knobs.names import CELL_TYPES
+from triglyph.tissue.simulate.knobs.states import STATES
 from triglyph.tissue.simulate.presets import preset
 from triglyph.tissue.simulate.specimen import Specimen
+from triglyph.training.dataset import Locations, Visit, training_rows
+from triglyph.training.recipe import load_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 stamp_niche = importlib.import_module("stamp_niche")
+stamp_fusion = importlib.import_module("stamp_fusion")
+stamp_localisation = importlib.import_module("stamp_localisation")
 Asked = stamp_niche.Asked
 
 SMALL = (*stamp_niche.SETTINGS, "anatomy.side_um=700", "molecules.filler_genes=0")
@@ -116,3 +126,121 @@ def test_the_difference_of_differences_is_of_the_same_patients_with_seeds_averag
     both = found["niche less control"]
     assert (both.n_patients, both.n_left_out) == (2, 1)
     assert both.difference == pytest.approx(0.5 - 0.15)
+
+
+# ---- fusion
+
+
+def test_programmes_of_a_world_are_those_that_its_dial_leaves():
+    for world, dial in stamp_fusion.DIALS.items():
+        config = preset(stamp_fusion.PRESET, overrides=(*stamp_fusion.SETTINGS, *dial))
+        moved = {state: config.dial.strength(state) for state in STATES if any(config.dial.strength(state))}
+        assert set(moved) == set(stamp_fusion.PROGRAMMES[world])
+        assert ([all(seen) for seen in moved.values()] == [True] * 4) == (world == "shared")
+    seen_in_split = [preset("visium", overrides=stamp_fusion.DIALS["split"]).dial.strength(s) for s in STATES]
+    assert {tuple(x > 0 for x in seen) for seen in seen_in_split} == {(False, False), (True, False), (False, True)}
+
+
+def test_states_are_told_by_a_ridge_of_the_training_sections_alone():
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(3, 6))
+    states = [rng.normal(size=(80, 3)) for _ in range(4)]
+    given = [(y @ mix + 0.01 * rng.normal(size=(80, 6)), y) for y in states]
+    assert np.min(stamp_fusion.told(given[:3], given[3:])) > 0.99
+    # Shift and size of what a test section is asked for move no correlation.
+    moved = [(x, 5 * y + 2) for x, y in given[3:]]
+    np.testing.assert_allclose(stamp_fusion.told(given[:3], moved), stamp_fusion.told(given[:3], given[3:]))
+    still = [(given[3][0], np.hstack([given[3][1][:, :2], np.ones((80, 1))]))]
+    assert np.isnan(stamp_fusion.told(given[:3], still)[0][2])
+
+
+def scored(value, *, patients=8, seeds=2):
+    """(seeds, patients, programmes): about `value`, seeds and programmes apart by what averages out."""
+    rng = np.random.default_rng(1)
+    own = 0.002 * rng.normal(size=patients)
+    spread = np.array([-0.1, 0.1])
+    found = value + own[None, :, None] + spread[:seeds, None, None] + spread[None, None, :]
+    found[0, 0, 1] = float("nan")
+    found[1, 0, 1] = float("nan")
+    return found.tolist()
+
+
+def test_patients_are_the_units_and_equality_is_with_the_better_part():
+    scores = {name: scored(0.5) for name in stamp_fusion.FUSIONS}
+    scores |= {"image": scored(0.2), "expression": scored(0.5), "fused-sum": scored(0.45)}
+    assert stamp_fusion.means(scores, "image").shape == (8, 2)
+    assert not np.isnan(stamp_fusion.means(scores, "image")).any()
+    said = stamp_fusion.comparisons(scores, margin=0.01)
+    assert "fused-concat is better than Stamp_V" in said["fused-concat and image"]
+    assert "over 8 patients" in said["fused-concat and image"]
+    assert said["fused-concat equals expression"].startswith("fused-concat and Stamp_G are equivalent")
+    assert "not shown to be equivalent" in said["fused-sum equals expression"]
+    assert not any("equals image" in key for key in said)
+    assert not any("equals" in key for key in stamp_fusion.comparisons(scores, margin=None))
+
+
+# ---- localisation
+
+
+def answers(said, true):
+    said, true = (np.array(x, dtype=np.int64) for x in (said, true))
+    return stamp_localisation.Answers(said, said, true)
+
+
+def test_the_share_of_patches_in_their_own_cell():
+    some, none = answers([0, 4, 8, 8], [0, 4, 8, 7]), answers([], [])
+    assert stamp_localisation.share_right(some.said, some.true) == 0.75
+    assert np.isnan(stamp_localisation.share_right(none.said, none.true))
+    always = answers([1, 2], [4, 4])
+    assert stamp_localisation.commonest([some, always, none]) == pytest.approx((0.25 + 1.0) / 2)
+
+
+def test_arms_differ_by_layout_and_by_who_learns():
+    found = {arm: stamp_localisation.changes_of(arm, Path("RUN")) for arm in stamp_localisation.ARMS}
+    lock = {"model.towers.image.mode=locked", "model.towers.image.weights=RUN"}
+    assert [set(changes) for changes in found.values()] == [
+        set(),
+        {"model.compat=release"},
+        lock,
+        {"model.compat=release", *lock},
+    ]
+    for changes in (*found.values(), stamp_localisation.TOWER):
+        model = load_recipe("stamp-align-tiny", overrides=[*stamp_localisation.IMAGES, *changes]).model
+        assert "expression" not in model.towers
+        assert ("localisation" in model.terms) == (changes is not stamp_localisation.TOWER)
+
+
+def data_of(model, section, *, draw):
+    """A batch of all locations of a section, with the regions of a draw."""
+    rows = training_rows([section], ("image",), (("image",),))
+    data = Locations(rows, {"image": model.encoder("image")}, cached={}, wider=RegionConfig(draws=None))
+    return data[Visit(draw, np.arange(len(rows)))]
+
+
+def test_every_location_whose_region_fits_is_asked_for_once_a_draw(tmp_path):
+    cohort = small.cohort(tmp_path)
+    config = StampAlignConfig.model_validate(
+        {
+            "dim": 8,
+            "towers": {"image": {"encoder": "tile-vit", "mode": "scratch"}},
+            "weights": {"patch_spot": 0, "region_spot": 0},
+        }
+    )
+    torch.manual_seed(0)
+    model = StampAlign(config, {"image": TileViT(dim=16, depth=1, heads=1, patch_px=8)}).eval()
+    section = cohort["S0"]
+    found = stamp_localisation.asked_of(model, section)
+    cuts = config.regions.cuts(TileViT.card)
+    cells = np.concatenate([cuts.places(section, draw).cell for draw in stamp_localisation.DRAWS])
+    np.testing.assert_array_equal(found.true, cells[cells >= 0])
+    assert len(found.said) == len(found.strange) == len(found.true)
+    assert (found.said != found.strange).any()
+    entry = data_of(model, section, draw=stamp_localisation.DRAWS[0])
+    with torch.no_grad():
+        cosines = model.eval()(entry).predictions["cell"]
+    fits = entry["image"]["cell"] >= 0
+    first = cosines[fits].argmax(dim=1).numpy()
+    np.testing.assert_array_equal(found.said[: len(first)], first)
+    assert not set(stamp_localisation.DRAWS) & {config.regions.draw(epoch) for epoch in range(20)}
+    # Nothing is kept of regions that are only judged.
+    assert not any(section.windows.has(cuts.fingerprint(draw)) for draw in stamp_localisation.DRAWS)

@@ -85,9 +85,9 @@ class StampAlignConfig(MethodConfig):
     """Of the learnt logit scale; null never clamps it, as the release."""
     regions: RegionConfig = RegionConfig()
     compat: Literal["release"] | None = None
-    """`release` lays out a region's cells as Stamp's release does, by which no cell is compared with anything (see
-    `triglyph.objectives.localisation`). What else differs there has a name of its own: `patch_region: one-sided`,
-    `max_scale: null`."""
+    """`release` lays out a region's cells as Stamp's release does: none is of a place, unless a transformer that learns
+    makes it one (see `triglyph.objectives.localisation`). What else differs there has a name of its own:
+    `patch_region: one-sided`, `max_scale: null`."""
 
     @model_validator(mode="after")
     def _towers_and_losses_fit(self) -> StampAlignConfig:
