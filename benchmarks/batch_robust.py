@@ -36,6 +36,8 @@ ARMS = {
     "+ own section's negatives": OFF[2:],
     "+ centred": [],
     "centred alone": OFF[:2],
+    "negatives, expression centred": ["model.centre=[expression]"],
+    "negatives, image centred": ["model.centre=[image]"],
 }
 OVER_PATIENTS = [
     ("retrieval across, recall@50", "retrieval-across", "recall@50"),

@@ -1,12 +1,14 @@
 """Stamp's gene encoder on real tissue, patients held out: intrinsic and contextual reconstruction, and plain pooling.
 
     uv run python benchmarks/stamp_her2st.py COHORT --out FOLDER [--recipe NAME] [--seeds 3] [--variant her2st]
+        [--arms contextual] [--patients B C] [--set key=value]
 
 COHORT is her2st as `triglyph read` makes it (22 sections of patients A to D, A1, B1, C1 and D1 with labels). For each
 patient an encoder is trained on all sections of the others, without a label; probes are fitted on the labelled sections
-of the others. Two arms are trained: with contextual reconstruction as the recipe has it, and with intrinsic alone.
-Each is read out as the location's own embedding, and with the mean over its surroundings beside it, which for the
-encoder without context is *plain pooling of neighbours*.
+of the others. Two arms are trained: with contextual reconstruction as the recipe has it, and with intrinsic alone. A
+third is not: the *start*, genes on the axes of a decomposition, which training has to be better than to be worth its
+cost. Each is read out as the location's own embedding, and with the mean over its surroundings beside it, which for
+encoders without context is *plain pooling of neighbours*.
 
 The judge's own protocols score them: cancer against the rest, classes (`linear-probe`) and clusters (`clustering`).
 Runs and rows lie in FOLDER, and a run that is stopped goes on there. `tries` of the recipe says how many configurations
@@ -35,7 +37,9 @@ from triglyph.training.recipe import load_recipe
 from triglyph.workflows.experiment import judged
 
 LABELLED = ("A1", "B1", "C1", "D1")
-ARMS = {"intrinsic": ["model.context=null"], "contextual": []}
+UNTRAINED = ["model.context=null", "training.epochs=1", "training.lr=1e-9"]
+"""One epoch at a rate that moves nothing."""
+ARMS = {"start": UNTRAINED, "intrinsic": ["model.context=null"], "contextual": []}
 READOUTS = ("own", "around", "own+around")
 METRICS = ("auroc@cancer", "balanced-accuracy", "ari")
 CANCER = {"cancer": ("invasive cancer", "cancer in situ")}
@@ -83,21 +87,29 @@ def main() -> None:
     parser.add_argument("--recipe", default="stamp-genes-tiny")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variant", default="default", choices=("default", "her2st"))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--patients", nargs="+", help="those to hold out, one after another; all, if left out")
     parser.add_argument("--set", action="append", default=[])
     asked = parser.parse_args()
     cohort = Cohort.open(asked.cohort)
     everything, labelled = splits(cohort)
+    people = sorted({cohort.patients[s] for s in LABELLED})
+    if unknown := set(asked.patients or ()) - set(people):
+        parser.error(f"--patients {' '.join(sorted(unknown))}: there are {' '.join(people)}")
+    chosen = [s for s in LABELLED if cohort.patients[s] in (asked.patients or people)]
     if everything.name not in cohort.splits:
         cohort.save_split(everything)
-    trials = {fold.name: Trial.of(cohort, labelled, fold=fold.name) for fold in labelled.folds}
+    trials = {
+        fold.name: Trial.of(cohort, labelled, fold=fold.name) for fold in labelled.folds if set(fold.test) & set(chosen)
+    }
     scores: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
     minutes: dict[str, list[float]] = {}
     for seed in range(asked.seeds):
-        for arm, change in ARMS.items():
+        for arm in asked.arms:
             for fold, trial in trials.items():
                 run = asked.out / arm / f"seed-{seed}" / f"fold-{fold}"
                 where = [f"data.split={everything.name}", f'data.fold="{fold}"', f"seed={seed}"]
-                recipe = load_recipe(asked.recipe, overrides=[*asked.set, *change, *where])
+                recipe = load_recipe(asked.recipe, overrides=[*asked.set, *ARMS[arm], *where])
                 fit(recipe, cohort=cohort, out=run / "run")
                 minutes.setdefault(arm, []).append(TrainedModel.open(run / "run").manifest["cpu_minutes"])
                 for readout in READOUTS:
@@ -117,7 +129,7 @@ def main() -> None:
             rows = [row for p in protocols(asked.variant) for row in p.run(make(trial, places="array"), trial)]
             _add(scores, name, 0, rows)
     write_json(asked.out / f"scores-{asked.variant}.json", {"scores": scores, "cpu_minutes": minutes})
-    _show(scores)
+    _show(scores, chosen)
     for arm, of in minutes.items():
         print(f"{arm}: {np.mean(of):.1f} CPU minutes a fit, longest {max(of):.1f}")
 
@@ -128,11 +140,11 @@ def _add(scores: dict[str, dict[int, dict[str, dict[str, float]]]], name: str, s
             scores.setdefault(name, {}).setdefault(seed, {}).setdefault(row.metric, {})[row.group] = row.value
 
 
-def _show(scores: dict[str, dict[int, dict[str, dict[str, float]]]]) -> None:
+def _show(scores: dict[str, dict[int, dict[str, dict[str, float]]]], sections: Sequence[str]) -> None:
     for metric in METRICS:
-        print(f"\n{metric:32s} {'mean':>6} {'sd of seeds':>12}   " + "  ".join(f"{s:>5}" for s in LABELLED))
+        print(f"\n{metric:32s} {'mean':>6} {'sd of seeds':>12}   " + "  ".join(f"{s:>5}" for s in sections))
         for name, seeds in scores.items():
-            values = np.array([[of[metric][s] for s in LABELLED] for of in seeds.values()])
+            values = np.array([[of[metric][s] for s in sections] for of in seeds.values()])
             each = "  ".join(f"{v:5.3f}" for v in values.mean(axis=0))
             spread = f"{values.mean(axis=1).std(ddof=1):.3f}" if len(values) > 1 else "-"
             print(f"{name:32s} {values.mean():6.3f} {spread:>12}   {each}")

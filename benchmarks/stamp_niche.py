@@ -75,8 +75,6 @@ SETTINGS = ("sections_per_patient=[1]", "molecules.filler_genes=200", "anatomy.g
 WORLDS: dict[str, tuple[str, ...]] = {"niche": (), "control": ("molecules.niche=0",)}
 ARMS: dict[str, list[str]] = {"intrinsic": ["model.context=null"], "contextual": []}
 READOUTS = ("own", "own+around")
-LENGTH = ("model.towers.expression.options.max_tokens=128", "training.epochs=4")
-"""Half of the tiny recipe's tokens and epochs: some 340 steps over 6,000 locations; `--set` overrules."""
 COMPONENTS, AROUND = 32, 7
 """Principal components beside the encoders: as many as the tiny recipe's embedding has, averaged over a location and
 its six neighbours."""
@@ -252,7 +250,7 @@ class World:
         for arm, change in ARMS.items():
             run = self.asked.out / "runs" / self.name / self.split.name / arm / f"seed-{seed}"
             where = [f"data.split={self.split.name}", f"seed={seed}"]
-            recipe = load_recipe(self.asked.recipe, overrides=[*LENGTH, *self.asked.set, *change, *where])
+            recipe = load_recipe(self.asked.recipe, overrides=[*self.asked.set, *change, *where])
             fit(recipe, cohort=self.cohort, out=run, show=False)
             trained = TrainedModel.open(run)
             self.minutes.setdefault(arm, []).append(trained.manifest["cpu_minutes"])
