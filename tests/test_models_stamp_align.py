@@ -20,6 +20,7 @@ from triglyph.models.method import RegionConfig
 from triglyph.models.stamp_align import StampAlign, StampAlignConfig
 from triglyph.tissue.regions import NOWHERE, shrink
 from triglyph.training.augment import AugmentConfig, augment
+from triglyph.training.schedule import clip_gradients
 
 PX = 64
 LOSSES = ("patch_spot", "region_spot", "patch_region", "localisation")
@@ -350,19 +351,24 @@ def test_fusions_have_unit_length_and_are_what_they_say():
     torch.testing.assert_close(m.fuse(v, g), v)
 
 
-def test_the_gate_learns_and_changes_nothing_else():
+@pytest.mark.parametrize("limit", [None, 0.05])
+def test_the_gate_learns_and_changes_nothing_else(limit):
     have = batch(images=[0, 1, 2, 3], expression=[0, 1, 2, 3])
     made = {fusion: model(fusion=fusion) for fusion in ("sum", "gated")}
     optimisers = {f: torch.optim.Adam(m.parameters(), lr=0.02) for f, m in made.items()}
     fusion: list[float] = []
+    norms: dict[str, float] = {}
     for _ in range(8):
         for name, m in made.items():
             losses = m.train()(have).losses
             optimisers[name].zero_grad()
             losses["total"].backward()
+            norms[name] = float(clip_gradients(m, limit))
             optimisers[name].step()
             if name == "gated":
                 fusion.append(float(losses["fusion"].detach()))
+        assert norms["gated"] == norms["sum"]
+        assert limit is None or norms["sum"] > 2 * limit, "nothing was clipped"
     theirs = made["gated"].state_dict()
     for name, tensor in made["sum"].state_dict().items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import children
 import small
 from triglyph.apply.trained import TrainedModel
+from triglyph.configs import deep_merge
 from triglyph.metrics.result import read_results
 from triglyph.models.method import RegionConfig
 from triglyph.models.stamp_align import StampAlign, StampAlignConfig
@@ -38,7 +41,7 @@ RECIPE: dict[str, Any] = {
         },
         "regions": {"draws": 2},
     },
-    "training": {"epochs": 2, "batch_size": 12, "sections_per_batch": 2, "checkpoint_every": 2},
+    "training": {"epochs": 2, "batch_size": 12, "sections_per_batch": 2, "checkpoint_every": 2, "clip_norm": 0.5},
 }
 STEPS = 12
 
@@ -74,6 +77,19 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(
     assert children.run(children.fit, RECIPE, cohort.path, out) == 0
     for name in ("log.jsonl", "metrics.csv", "model/model.safetensors"):
         assert (whole / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_a_gate_changes_no_other_weight_of_a_run_that_clips_gradients(
+    cohort: Cohort, whole: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert all(line["grad_norm"] > 0.5 for line in lines), "clipping takes part in every step"
+    gated = deep_merge(RECIPE, {"model": {"fusion": "gated"}})
+    assert children.run(children.fit, gated, cohort.path, tmp_path / "run") == 0
+    plain, found = (load_file(run / "model/model.safetensors") for run in (whole, tmp_path / "run"))
+    assert {name for name in found if name not in plain} == {"gate.gate.weight", "gate.gate.bias"}
+    assert found["gate.gate.weight"].abs().sum() > 0
+    assert all(torch.equal(tensor, found[name]) for name, tensor in plain.items())
 
 
 def test_a_batch_holds_each_window_its_region_and_the_cell_that_it_is(cohort: Cohort, whole: Path) -> None:

@@ -285,6 +285,12 @@ class Method(nn.Module, abc.ABC):
                     module.train(mode)
         return self
 
+    @property
+    def apart(self) -> tuple[nn.Module, ...]:
+        """Modules whose losses see the rest detached: how large their gradients are must change nothing of it, so that
+        they are clipped by themselves."""
+        return ()
+
     def applied(self, modality: str) -> Encoder:
         """The encoder of a modality as the trained model reads it."""
         return self.encoder(modality)

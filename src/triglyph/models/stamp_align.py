@@ -212,6 +212,11 @@ class StampAlign(Method):
         """The learnt scale."""
         return float(self.temperature("").detach())
 
+    @property
+    def apart(self) -> tuple[nn.Module, ...]:
+        """The gate."""
+        return () if self.gate is None else (self.gate,)
+
     def applied(self, modality: str) -> Encoder:
         """The encoder of a modality as the trained model reads it: that of images with the patch's pretext token."""
         return PretextViT(self._vision, self.pretext).eval() if modality == "image" else self.encoder(modality)

@@ -8,7 +8,6 @@ ours on Fabric, which brings devices, precision and data-parallel processes, and
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import platform
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 import triglyph
@@ -38,7 +37,7 @@ from triglyph.training.progress import bar, cpu_seconds
 from triglyph.training.recipe import Recipe, load_recipe
 from triglyph.training.release import save_model
 from triglyph.training.run import Run
-from triglyph.training.schedule import Schedule, parameter_groups, reproducible, seed_step
+from triglyph.training.schedule import Schedule, clip_gradients, parameter_groups, reproducible, seed_step
 from triglyph.training.towers import build_encoders, build_model, encode_locked, initial_fingerprints
 from triglyph.training.workers import START_METHOD, leave_with_parent
 
@@ -296,9 +295,7 @@ class _Training:
                 mend="lower training.lr, set training.clip_norm=1, or train in 32-bit precision",
             )
         self.fabric.backward(total)
-        learning = [p for p in self.model.parameters() if p.grad is not None]
-        limit = self.recipe.training.clip_norm
-        norm = nn.utils.clip_grad_norm_(learning, math.inf if limit is None else limit)
+        norm = clip_gradients(self.model, self.recipe.training.clip_norm)
         self.optimizer.step()
         return {
             "step": self.step,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from triglyph.models.method import Method
 from triglyph.training.recipe import TrainingConfig
@@ -64,6 +64,19 @@ def parameter_groups(model: Method, config: TrainingConfig) -> list[dict[str, An
         }
         for (tower, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def clip_gradients(model: Method, limit: float | None) -> Tensor:
+    """The norm of the gradients of all parameters together, which are scaled down to `limit` where it is larger.
+
+    What learns apart (`Method.apart`) is no part of that norm and is scaled by its own: it changes nothing else.
+    """
+    most = math.inf if limit is None else limit
+    own = {id(p) for module in model.apart for p in module.parameters()}
+    learning = [p for p in model.parameters() if p.grad is not None]
+    for module in model.apart:
+        nn.utils.clip_grad_norm_([p for p in module.parameters() if p.grad is not None], most)
+    return nn.utils.clip_grad_norm_([p for p in learning if id(p) not in own], most)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
