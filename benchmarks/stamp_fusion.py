@@ -57,7 +57,7 @@ SETTINGS = (
     "molecules.filler_genes=200",
     "stain.mpp=[0.6, 0.8]",
 )
-"""About 240 locations a section, painted at a coarse scale: a section takes seconds."""
+"""About 210 locations a section, painted at a coarse scale: a section takes seconds."""
 DIALS: dict[str, tuple[str, ...]] = {
     "split": ("dial.shared=0", "dial.morphology_only=1", "dial.expression_only=1"),
     "counts": ("dial.shared=0", "dial.morphology_only=0", "dial.expression_only=1"),
