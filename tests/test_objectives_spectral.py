@@ -75,6 +75,30 @@ def test_few_locations_fill_few_axes(n: int) -> None:
     assert not found[:, max(n - 1, 0) :].any()
 
 
+@pytest.mark.parametrize(
+    "lists",
+    [
+        [[2, 3], [4, 5, 6]],  # two sections of one location each
+        [[2, 3, 4]] * 6,  # two sections of three alike
+        [[2, 3], [4, 5, 6]] * 3,  # three alike in each of two sections
+    ],
+)
+def test_without_variation_within_sections_there_is_no_axis(lists: list[list[int]]) -> None:
+    x = gene_shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
+    found = within_section_axes([(x, np.arange(len(lists)) % 2)], dim=4, seed=0)
+    assert found.shape == (9, 4)
+    assert not found.any()
+
+
+def test_axes_along_which_nothing_varies_are_zero_and_the_others_are_as_ever() -> None:
+    # Within its section a location is one of two lists: one axis, in nine locations of eight genes.
+    lists = [[2, 3, 4], [5, 6], [2, 3, 4], [5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 7, 8]]
+    x = gene_shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
+    found = within_section_axes([(x, np.array([0, 0, 0, 1, 1, 1]))], dim=4, seed=0)
+    assert (np.abs(found).max(axis=0) > 0).tolist() == [True, False, False, False]
+    assert np.sqrt((found[2:, 0] ** 2).mean()) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_it_is_the_same_every_time() -> None:
     ids, lengths, section = made()
     a, b = (within_section_axes([(gene_shares(ids, lengths, 25), section)], dim=4, seed=1) for _ in range(2))

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
 Floats = NDArray[np.float32]
+VARIES = 1e-6
+"""What varies within sections by less than this share of all there is does not vary, but for rounding."""
 
 
 def gene_shares(ids: NDArray[np.int64], lengths: NDArray[np.int64], n_tokens: int) -> sp.csr_matrix:
@@ -43,14 +45,14 @@ def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]]
     lists
         Pieces of the training data: `gene_shares` (n, n_tokens) and the section of each row (n,).
     dim
-        Columns; those that the data do not fill are 0.
+        Columns; those along which nothing varies within sections are 0, all of them where nothing does at all.
     seed
         Of the first vector of the decomposition.
 
     Returns
     -------
     Floats
-        With a root mean square of 1 over the tokens that occur.
+        With a root mean square of 1 over the tokens that occur, and the columns that the data fill.
     """
     x = sp.vstack([m for m, _ in lists], format="csr")
     section = np.unique(np.concatenate([s for _, s in lists]), return_inverse=True)[1]
@@ -59,7 +61,8 @@ def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]]
     occurs = mean > 0
     inverse = np.where(occurs, 1.0 / np.sqrt(np.where(occurs, mean, 1.0)), 0.0)
     member = sp.csr_matrix((np.ones(n), (section, np.arange(n))))
-    means = sp.diags_array(1.0 / np.asarray(member.sum(axis=1)).ravel()) @ (member @ x)  # (sections, tokens)
+    sizes = np.asarray(member.sum(axis=1)).ravel()
+    means = sp.diags_array(1.0 / sizes) @ (member @ x)  # (sections, tokens)
 
     # Centred and divided as it is multiplied: a dense matrix of all locations and genes is never made.
     def right(v: NDArray) -> NDArray:
@@ -72,16 +75,20 @@ def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]]
 
     kept = min(dim, n - 1, int(occurs.sum()) - 1)
     out = np.zeros((tokens, dim), dtype=np.float32)
-    if kept < 1:
+    whole = float(np.einsum("i,i,i", x.data, x.data, (inverse**2)[x.indices], dtype=np.float64))
+    between = float(sizes @ (means.power(2) @ inverse**2))
+    # Without variation the decomposition has nothing to begin with, and says so in words of its own.
+    if kept < 1 or whole - between <= VARIES**2 * whole:
         return out
     start = np.random.default_rng(seed).standard_normal(min(n, tokens))
     operator = LinearOperator((n, tokens), matvec=right, rmatvec=left, dtype=np.float64)
     _, values, axes = svds(operator, k=kept, v0=start)
     order = np.argsort(-values)
-    axes = axes[order]
+    order = order[values[order] > VARIES * np.sqrt(whole)]
+    axes, kept = axes[order], len(order)
     # The sign of an axis is free: its largest entry is made positive.
     axes *= np.sign(axes[np.arange(kept), np.abs(axes).argmax(axis=1)])[:, None]
-    found = (axes * inverse).T
+    found = (axes * inverse).T + 0.0  # which turns -0 into 0
     spread = np.sqrt((found[occurs] ** 2).mean())
     out[:, :kept] = found / (spread if spread > 0 else 1.0)
     return out
