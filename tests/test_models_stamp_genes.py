@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -14,13 +16,15 @@ import children
 import small
 from triglyph.apply.trained import TrainedModel
 from triglyph.configs import deep_merge
-from triglyph.errors import GeneError, RecipeError
+from triglyph.errors import ContractError, GeneError, RecipeError
 from triglyph.models.stamp_genes import StampGenesConfig, StampModel
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.section import Section
+from triglyph.training.dataset import training_rows
 from triglyph.training.loop import fit
 from triglyph.training.recipe import load_recipe, typed
 from triglyph.training.run import Run
+from triglyph.training.towers import build_encoders
 
 RECIPE: dict[str, Any] = {
     "name": "stamp",
@@ -82,11 +86,58 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(
         assert (whole / name).read_bytes() == (out / name).read_bytes(), name
 
 
-def test_streaming_sections_trains_on_all_their_rows(cohort: Cohort, tmp_path: Path) -> None:
-    recipe = deep_merge(RECIPE, {"training": {"sections_at_once": 1}})
+def test_streaming_sections_trains_on_all_their_rows_and_holds_the_tables_of_two_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = small.cohort(tmp_path, patients=8, images=False)
+    read, found, most = ad.read_zarr, list[weakref.ref[ad.AnnData]](), 0
+
+    def counted(path: Path) -> ad.AnnData:
+        nonlocal most
+        table = read(path)
+        found.append(weakref.ref(table))
+        most = max(most, sum(one() is not None for one in found))
+        return table
+
+    monkeypatch.setattr("triglyph.tissue.section.ad.read_zarr", counted)
+    sections = {"train": [f"S{i}" for i in range(5)], "val": ["S5", "S6", "S7"]}
+    recipe = deep_merge(RECIPE, {"data": sections, "training": {"sections_at_once": 1, "epochs": 1}})
     out = fit(typed(recipe, where="test"), cohort=cohort, out=tmp_path / "run", show=False)
-    assert len(steps(out)) == 12
-    assert Run(out).manifest()["rows"]["rows"] == 72
+    assert len(steps(out)) == 10
+    assert Run(out).manifest()["rows"]["rows"] == 5 * 36
+    assert len(found) > 16, "tables are read again"
+    # Two windows of one section each of those that are trained on, and of those that are validated on.
+    assert 2 <= most <= 4
+
+
+def test_in_the_frozen_warm_up_only_the_heads_that_name_genes_learn(cohort: Cohort, tmp_path: Path) -> None:
+    change = {"model": {"start": "random", "context_from": 0.0}, "training": {"epochs": 1, "frozen_warmup": 0.9}}
+    recipe = typed(deep_merge(RECIPE, change), where="test")
+    out = fit(recipe, cohort=cohort, out=tmp_path / "run", show=False)
+    assert len(steps(out)) == 4, "ceil(0.9 * 4) steps are all of them"
+    rows = training_rows([cohort["S0"], cohort["S1"]], ("expression",), (("expression",),))
+    begun = build_encoders(recipe, rows, Run(tmp_path / "other"))["expression"].state_dict()
+    model = TrainedModel.open(out).model
+    assert isinstance(model, StampModel)
+    assert all(torch.equal(tensor, begun[name]) for name, tensor in model.genes.state_dict().items())
+    assert float(model.intrinsic.bias.abs().sum()) > 0
+    assert model.contextual is not None
+    assert float(model.contextual.bias.abs().sum()) > 0
+
+
+def test_a_batch_in_which_nothing_is_named_teaches_nothing_in_the_frozen_warm_up_too(
+    cohort: Cohort, whole: Path
+) -> None:
+    model = TrainedModel.open(whole).model.train()
+    model.progress = 0.0
+    batch = made_batch(cohort, model)
+    batch["expression"]["ids"], batch["expression"]["mask"] = (batch["expression"][k][:, :0] for k in ("ids", "mask"))
+    for heads_only in (False, True):
+        model.heads_only = heads_only
+        losses = model(batch).losses
+        assert set(losses) == {"total"}
+        losses["total"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 @pytest.mark.parametrize("context", ["masked_only", "positionwise_full", None])
@@ -163,6 +214,7 @@ def test_sections_without_places_and_of_three_spots_are_trained_on(tmp_path: Pat
         ({"intrinsic": 0, "context": None}, "nothing to train"),
         ({"contxt": "pooled"}, "did you mean context"),
         ({"start": "spectral", "towers": {"expression": {"mode": "trained", "weights": "x"}}}, "spectral start"),
+        ({"towers": {"expression": {"head": {"kind": "linear"}}}}, "take out towers.expression.head"),
     ],
 )
 def test_what_makes_no_sense_is_refused(cohort: Cohort, tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -195,18 +247,51 @@ def test_shipped_recipes_are_of_the_paper_and_of_two_cores() -> None:
 def test_evaluation_hides_the_same_tokens_every_time(cohort: Cohort, whole: Path) -> None:
     model = TrainedModel.open(whole).model
     assert isinstance(model, StampModel)
+    batch = made_batch(cohort, model)
+    with torch.no_grad():
+        a, b = (model(batch).losses for _ in range(2))
+    assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
+
+
+def made_batch(cohort: Cohort, model: Any) -> dict[str, Any]:
     inputs = model.genes.prepare(children_expression(cohort))
     n = len(inputs["ids"])
-    batch = {
+    return {
         "n": n,
         "expression": {"rows": torch.arange(n), **inputs},
         "section": torch.zeros(n, dtype=torch.long),
         "group": torch.arange(n) // 9,
         "near": torch.arange(n) % 9 > 0,
     }
-    with torch.no_grad():
-        a, b = (model(batch).losses for _ in range(2))
-    assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
+
+
+def test_locations_without_genes_enter_neither_the_mean_nor_the_scale_of_embeddings(
+    cohort: Cohort, whole: Path
+) -> None:
+    model = TrainedModel.open(whole).model
+    assert isinstance(model, StampModel)
+    batch = made_batch(cohort, model)
+    model.finish([batch])
+    centre, scale = model.centre.clone(), model.scale.clone()
+    expression = batch["expression"]
+    empty = {k: torch.zeros_like(expression[k][:4]) for k in ("ids", "mask")}
+    more = {k: torch.cat([empty[k], expression[k], empty[k]]) for k in empty}
+    model.finish([{**batch, "expression": more}])
+    torch.testing.assert_close(model.centre, centre, rtol=0, atol=0)
+    torch.testing.assert_close(model.scale, scale, rtol=0, atol=0)
+    model.finish([{**batch, "expression": empty}])
+    torch.testing.assert_close(model.centre, centre, rtol=0, atol=0)
+
+
+def test_a_spectral_start_without_variation_within_sections_is_refused(tmp_path: Path) -> None:
+    made = Cohort.create(tmp_path / "cohort")
+    for number in range(2):
+        one = small.draft(f"S{number}", patient=f"P{number}", side=2, seed=number)
+        one.table = one.table[:1].copy()
+        made.add(one)
+    recipe = deep_merge(RECIPE, {"data": {"val": []}})
+    with pytest.raises(ContractError, match=r"do not differ within the training sections[\s\S]*start: random"):
+        fit(typed(recipe, where="test"), cohort=made, out=tmp_path / "run", show=False)
 
 
 def children_expression(cohort: Cohort) -> Any:
@@ -269,9 +354,11 @@ def test_surroundings_are_never_made_dense(whole: Path, monkeypatch: pytest.Monk
     [
         ({"sections_per_batch": 2}, "sections_per_batch"),
         ({"mixing": {"expression": 1.0}}, "mixing"),
+        ({"augment": {"symmetries": True}}, "stamp-genes reads no image"),
+        ({"augment": {"stain": 0.1}}, "stamp-genes reads no image"),
     ],
 )
-def test_settings_of_other_batches_are_refused(change: dict[str, Any], said: str) -> None:
+def test_settings_of_other_batches_and_of_images_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         typed(deep_merge(RECIPE, {"training": change}), where="test")
 

@@ -76,6 +76,8 @@ class RegionConfig(Frozen):
 class MethodConfig(Frozen):
     """What every method's configuration has."""
 
+    reads: ClassVar[tuple[Modality, ...]] = MODALITIES
+    """What it can have a tower of."""
     towers: dict[Modality, TowerConfig]
     """A tower set to null is taken out, so that a recipe can be cut down from the command line."""
 

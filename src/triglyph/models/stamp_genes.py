@@ -15,7 +15,7 @@ over the locations around it: what plain pooling gives, which contextual trainin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from triglyph.encoders.base import Encoder
+from triglyph.encoders.base import Encoder, Modality
 from triglyph.encoders.packed import pack
 from triglyph.encoders.stamp import FIRST, MASK, StampGenes
-from triglyph.errors import RecipeError
+from triglyph.errors import ContractError, RecipeError
 from triglyph.models.base import Batch, Output
 from triglyph.models.method import Method, MethodConfig, NeighbourhoodConfig
+from triglyph.objectives.gather import Mean, means_over_processes
 from triglyph.objectives.masked_genes import (
     Baseline,
     Context,
@@ -38,12 +39,15 @@ from triglyph.objectives.masked_genes import (
     mask_tokens,
     name_genes,
     pooled_context,
+    reached,
 )
 from triglyph.objectives.spectral import gene_shares, within_section_axes
 from triglyph.tissue.surroundings import surroundings
 
 EVALUATION_SEED = 0
 """Of the tokens that are hidden in evaluation: the same every time."""
+SPECTRAL_SEED = 0
+"""Of the first vector of the decomposition that a spectral start is: the same every time."""
 PRIOR_TOKENS = 1000.0
 """A section's frequencies count as many tokens as it has, and these of all sections together."""
 BRANCH, RANKS = 0.3, 0.1
@@ -55,6 +59,7 @@ HEAD = 0.1
 class StampGenesConfig(MethodConfig):
     """The tower of expression, and what it is asked to name."""
 
+    reads: ClassVar[tuple[Modality, ...]] = ("expression",)
     masked: float = Field(default=0.15, gt=0, lt=1)
     """Share of tokens that are hidden."""
     intrinsic: float = Field(default=1.0, ge=0)
@@ -81,6 +86,8 @@ class StampGenesConfig(MethodConfig):
             raise ValueError("it has one tower, of expression")
         if self.towers["expression"].mode not in ("scratch", "trained"):
             raise ValueError("the tower learns: mode scratch, or trained from weights of a run")
+        if self.towers["expression"].head is not None:
+            raise ValueError("the embedding is the encoder's own mean; take out towers.expression.head")
         if self.start == "spectral" and self.towers["expression"].mode != "scratch":
             raise ValueError("a spectral start would undo what the tower has learnt; it goes with mode scratch")
         if not self.intrinsic and not (self.contextual and self.context):
@@ -162,7 +169,13 @@ class StampModel(Method):
                         head.weight.mul_(HEAD)
         if config.start == "spectral":
             genes = self.genes
-            axes = within_section_axes(lists, dim=genes.card.dim, seed=EVALUATION_SEED)
+            axes = within_section_axes(lists, dim=genes.card.dim, seed=SPECTRAL_SEED)
+            if not axes.any():
+                raise ContractError(
+                    "lists of genes do not differ within the training sections, so there is no axis to start from",
+                    where="model.start: spectral",
+                    mend="train on sections of several locations, or use start: random",
+                )
             with torch.no_grad():
                 genes.gene_embedding.weight.copy_(torch.from_numpy(axes))
                 genes.rank_embedding.weight.mul_(RANKS)
@@ -170,8 +183,14 @@ class StampModel(Method):
 
     @torch.no_grad()
     def finish(self, sample: Iterable[Batch]) -> None:
-        """The mean of training locations, and the one number that makes their average variance 1."""
-        pooled = torch.cat([self.pooled("expression", batch["expression"]) for batch in sample])
+        """The mean of training locations, and the one number that makes their average variance 1.
+
+        Locations without genes have no embedding of their own, and are left out.
+        """
+        entries = (batch["expression"] for batch in sample)
+        pooled = torch.cat([self.pooled("expression", entry)[entry["mask"].any(dim=1)] for entry in entries])
+        if not len(pooled):
+            return
         self.centre.copy_(pooled.mean(dim=0))
         variance = pooled.var(dim=0, correction=0).mean()
         if variance > 0:
@@ -180,34 +199,52 @@ class StampModel(Method):
     # ---- training
 
     def forward(self, batch: Batch) -> Output:
-        """Losses of a batch of neighbourhoods; its `group` (n,) and `near` (n,) say who is whose neighbour."""
-        config, entry = self.config, batch["expression"]
-        ids, lengths = pack(entry["ids"], entry["mask"])
+        """Losses of a batch of neighbourhoods; its `group` (n,) and `near` (n,) say who is whose neighbour.
+
+        In data-parallel training they are the means over the masked tokens and the centres of all processes. Which
+        tokens are masked is drawn in each process, so that a run on two devices hides others than one on one does. A
+        process may have no row, and takes part nevertheless.
+        """
+        config = self.config
+        ids, lengths = self._packed(batch)
         hidden = self._hidden(ids)
-        rows = self.genes.hidden(hidden.ids, lengths)
-        losses = {}
-        if config.intrinsic and hidden.chosen.any():
-            owner = torch.repeat_interleave(batch["section"], lengths)[hidden.chosen]
-            losses["intrinsic"] = name_genes(
-                rows[hidden.chosen], ids[hidden.chosen], self.intrinsic, baseline=self._baseline(owner)
-            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.heads_only):
+            rows = self.genes.hidden(hidden.ids, lengths)
+        means: dict[str, Mean] = {}
+        if config.intrinsic:
+            loss = None
+            if hidden.chosen.any():
+                owner = torch.repeat_interleave(batch["section"], lengths)[hidden.chosen]
+                loss = name_genes(
+                    rows[hidden.chosen], ids[hidden.chosen], self.intrinsic, baseline=self._baseline(owner)
+                )
+            means["intrinsic"] = Mean(loss, int(hidden.chosen.sum()))
         if self.contextual is not None and self.progress >= config.context_from:
             groups = Groups(batch["group"], batch["near"])
             if config.context == "pooled":
                 baseline = self._baseline(batch["section"])
                 loss = pooled_context(rows, ids, lengths, groups, self.contextual, baseline=baseline)
+                means["contextual"] = Mean(loss, int(reached(lengths, groups).sum()))
             else:
                 slots = by_slot(rows, ids, hidden.chosen, lengths, groups, context=config.context)
                 baseline = self._baseline(batch["section"][slots.owner])
                 loss = None
                 if len(slots.targets):
                     loss = name_genes(slots.rows, slots.targets, self.contextual, baseline=baseline)
-            if loss is not None:
-                losses["contextual"] = loss
+                means["contextual"] = Mean(loss, len(slots.targets))
+        losses = means_over_processes(means, device=rows.device)
         weights = {"intrinsic": config.intrinsic, "contextual": config.contextual}
         # A batch in which nothing is hidden and nobody has a neighbour teaches nothing, and has a gradient of zero.
-        total = sum((weights[name] * value for name, value in losses.items()), start=0.0 * rows.sum())
+        nothing = 0.0 * (self.intrinsic.bias if self.heads_only else rows).sum()
+        total = sum((weights[name] * value for name, value in losses.items()), start=nothing)
         return Output(losses={**losses, "total": total})
+
+    def _packed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens, and how many each location has."""
+        if "expression" not in batch:  # of several processes, one whose share of a short last step is no group
+            none = batch["section"][:0]
+            return none, none
+        return pack(batch["expression"]["ids"], batch["expression"]["mask"])
 
     def _baseline(self, section: Tensor) -> Baseline | None:
         """What genes of rows of these sections are told from; in validation too, whose sections are numbered anew."""

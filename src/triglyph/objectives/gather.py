@@ -4,11 +4,14 @@ Contrastive losses want every row of every process as a negative. Embeddings of 
 collective, padded to the longest process; its backward sums over processes what each of them sends back. Each process
 then computes the whole loss, so the averaging of gradients that data-parallel training does anyway makes the result
 exactly the gradient of one process holding all rows (CLIP, arXiv 2103.00020, does the same without padding).
+
+A loss that is a mean over rows, each by itself, needs no rows of others, and only how many they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,6 +23,38 @@ from triglyph.errors import ContractError
 def is_distributed() -> bool:
     """Whether more than one process takes part."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class Mean(NamedTuple):
+    """A mean over some rows of this process."""
+
+    value: Tensor | None
+    """Scalar; None of no rows."""
+    rows: int
+
+
+def means_over_processes(means: Mapping[str, Mean], *, device: torch.device) -> dict[str, Tensor]:
+    """The means over the rows of all processes; those of no row anywhere are left out.
+
+    Each process weighs its own by its share of the rows, times the number of processes: averaging gradients over them,
+    as data-parallel training does, then gives the gradient of the mean over all rows. What the scalars say is that mean
+    too, in every process; a process without rows is told it, and has no gradient.
+
+    Every process must call this with the same names, in the same order.
+    """
+    if not is_distributed():
+        return {name: mean.value for name, mean in means.items() if mean.value is not None}
+    sums = [0.0 if mean.value is None else float(mean.value.detach()) * mean.rows for mean in means.values()]
+    numbers = torch.tensor([*sums, *(float(mean.rows) for mean in means.values())], dtype=torch.float64, device=device)
+    dist.all_reduce(numbers)
+    found = {}
+    for (name, mean), total, count in zip(means.items(), *numbers.reshape(2, -1).tolist(), strict=True):
+        if count and mean.value is not None:
+            mine = mean.value * (mean.rows * dist.get_world_size() / count)
+            found[name] = mine + (total / count - mine.detach())
+        elif count:
+            found[name] = torch.tensor(total / count, dtype=torch.float32, device=device)
+    return found
 
 
 def gather_batch(

@@ -11,6 +11,11 @@ names genes of a group's centre from what its neighbours hold, in three forms:
 | `pooled` | neighbours' embeddings: one vector | all; ranks of one location say little of another's |
 
 A slot or a centre that no neighbour reaches has nothing to be predicted from, and is left out.
+
+Genes are chosen among *all* of the vocabulary, by the softmax and as random replacements, whatever the panel of the
+section. On one panel, which a corpus of one platform has, nothing else could be. On mixed panels a gene that a section
+did not measure is a wrong answer there, so that heads learn panels too; `Baseline` of the section tells them in advance
+(an unmeasured gene is as rare in it as `PRIOR_TOKENS` of all sections together make it), and nothing else does.
 """
 
 from __future__ import annotations
@@ -165,12 +170,20 @@ def by_slot(rows: Tensor, ids: Tensor, chosen: Tensor, lengths: Tensor, groups: 
     return Slots(total[reached] / count[reached, None], ids[wanted][reached], owner[wanted][reached])
 
 
+def reached(lengths: Tensor, groups: Groups) -> Tensor:
+    """(groups,) whether a centre has genes, and a neighbour that has any: there is something to name, and to name it
+    from."""
+    near = torch.zeros(len(groups.centres), dtype=torch.bool, device=lengths.device)
+    near[groups.group[groups.near & (lengths > 0)]] = True
+    return near & (lengths[groups.centres] > 0)
+
+
 def pooled_context(
     rows: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, head: nn.Linear, *, baseline: Baseline | None = None
 ) -> Tensor | None:
     """Mean cross-entropy of the genes of each centre from the mean embedding of its neighbours; None without any.
 
-    Every centre counts once, however many genes it has: its target is even over its tokens.
+    Every centre that is `reached` counts once, however many genes it has: its target is even over its tokens.
 
     Parameters
     ----------
@@ -179,14 +192,14 @@ def pooled_context(
     baseline
         Its `of` (n,) is of locations.
     """
+    usable = reached(lengths, groups)
+    if not usable.any():
+        return None
     pooled = segment_mean(rows, lengths)
     n_groups = len(groups.centres)
     used = groups.near & (lengths > 0)
     member = F.one_hot(groups.group[used], n_groups).to(pooled.dtype)
     count = member.sum(dim=0)
-    usable = (count > 0) & (lengths[groups.centres] > 0)
-    if not usable.any():
-        return None
     context = (member.T @ pooled[used])[usable] / count[usable, None]
     logits = head(context)
     if baseline is not None:

@@ -58,7 +58,7 @@ class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
         section, and again in every epoch; not kept.
     batch_size
         Rows of a step over all processes, at most: `batch_size // size` groups are taken. The last step of an epoch
-        may have fewer.
+        may have fewer; where it has fewer than there are processes, some see nothing at it.
     seed
         With epoch and step it decides the order; with epoch and section, the groups.
     size
@@ -76,7 +76,7 @@ class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
     RecipeError
         A batch holds no group, or a number is out of range.
     ContractError
-        There are no rows, or fewer groups in a step than processes.
+        There are no rows, or fewer groups in a full step than processes.
     """
 
     def __init__(
@@ -107,14 +107,11 @@ class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
             )
         self.groups = -(-np.diff(self.offsets) // size)
         """(sections,) how many groups each has"""
-        total = int(self.groups.sum())
-        fewest = min(self.groups_per_batch, total % self.groups_per_batch or self.groups_per_batch)
-        if fewest < world_size:
+        if self.groups_per_batch < world_size:
             raise ContractError(
-                f"{fewest} groups of a step do not go round {world_size} processes "
-                f"({total} groups an epoch, {self.groups_per_batch} a step)",
+                f"{self.groups_per_batch} groups of a step do not go round {world_size} processes",
                 where="training.batch_size",
-                mend="choose another batch size, or fewer processes",
+                mend=f"give {world_size * size} rows or more, or fewer processes",
             )
         self._open: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 

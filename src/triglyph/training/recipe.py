@@ -106,7 +106,7 @@ class Recipe(Frozen):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
 
     @model_validator(mode="after")
-    def _batches_are_of_one_kind(self) -> Recipe:
+    def _training_suits_the_method(self) -> Recipe:
         given = {
             k for k in ("mixing", "sections_per_batch", "sections_at_once") if getattr(self.training, k) is not None
         }
@@ -115,6 +115,8 @@ class Recipe(Frozen):
             raise ValueError(f"training.{min(of_rows)} draws single rows; batches of {self.method} are neighbourhoods")
         if self.model.groups is None and of_neighbours:
             raise ValueError(f"training.sections_at_once streams neighbourhoods; batches of {self.method} are rows")
+        if "image" not in self.model.reads and self.training.augment != AugmentConfig():
+            raise ValueError(f"training.augment varies windows of images; {self.method} reads no image")
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
