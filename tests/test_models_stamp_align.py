@@ -508,7 +508,7 @@ def learnt(compat: str | None) -> tuple[float, list[float]]:
     return first, found
 
 
-def test_cells_can_be_learnt_and_not_in_the_layout_of_the_release():
+def test_cells_are_learnt_in_steps_in_which_the_layout_of_the_release_tells_none():
     first, ours = learnt(None)
     _, theirs = learnt("release")
     # A guess is right once in nine times and costs ln 9.

@@ -230,7 +230,7 @@ def test_a_method_that_is_not_there_is_named() -> None:
         typed({**RECIPE, "method": "stamp-gene"}, where="test")
 
 
-def test_shipped_recipes_are_of_the_paper_and_of_two_cores() -> None:
+def test_shipped_recipes_are_of_the_size_of_the_paper_and_of_two_cores() -> None:
     paper = load_recipe("stamp-genes")
     assert isinstance(paper.model, StampGenesConfig)
     assert paper.model.towers["expression"].options == {

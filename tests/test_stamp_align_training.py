@@ -22,6 +22,7 @@ from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.regions import RegionCuts, shrink
 from triglyph.tissue.split import Fold, Split
 from triglyph.training.dataset import Locations, Visit, training_rows
+from triglyph.training.loop import fit
 from triglyph.training.recipe import load_recipe
 from triglyph.workflows.bench_run import bench_run
 
@@ -162,6 +163,35 @@ def test_the_judge_reads_a_run_by_each_of_its_fusions(cohort: Cohort, whole: Pat
     values, present = model.embed(cohort["S3"], "fused")
     assert values.shape == (36, 16)
     assert present.all()
+
+
+@pytest.mark.parametrize("mode", ["trained", "locked"])
+def test_the_tiny_recipes_are_two_stages_of_one_model(cohort: Cohort, genes: Path, tmp_path: Path, mode: str) -> None:
+    overrides = [f"model.towers.expression.mode={mode}", f"model.towers.expression.weights={genes}"]
+    if mode == "locked":
+        overrides.append("model.towers.expression.standardise=true")
+    recipe = load_recipe("stamp-align-tiny", overrides=[*overrides, *SHORT])
+    out = fit(recipe, cohort=cohort, out=tmp_path / "run", show=False)
+    first, second = (TrainedModel.open(run).model.encoder("expression") for run in (genes, out))
+    assert second.assets() == first.assets()
+    assert second.options() == first.options()
+    same = [torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)]
+    assert all(same) == (mode == "locked")
+    begun = json.loads((out / "towers.json").read_text())["expression"]["fingerprint"]
+    assert begun == first.fingerprint()
+    values, present = TrainedModel.open(out).embed(cohort["S3"], "fused")
+    assert present.all()
+    np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1.0, rtol=1e-5)
+
+
+SHORT = ("data.split=null", "data.train=[S0, S1]", "training.epochs=1", "training.batch_size=36")
+
+
+@pytest.fixture(scope="module")
+def genes(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(
+        load_recipe("stamp-genes-tiny", overrides=SHORT), cohort=cohort, out=tmp_path_factory.mktemp("genes") / "run"
+    )
 
 
 def test_shipped_recipes_are_read() -> None:

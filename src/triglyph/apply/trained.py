@@ -143,7 +143,8 @@ class TrainedModel:
         Returns
         -------
         values
-            (n, D) float32, L2-normalised; NaN where the modality is absent, of a fusion where either of both is.
+            (n, D) float32; NaN where the modality is absent, of a fusion where either of both is. L2-normalised where
+            modalities share a space, which a `stamp-genes` run has none of: its lengths mean something.
         present
             (n,)
 

@@ -9,8 +9,10 @@ with `ref` the pretext token that carried the patch through the transformer toge
 answer (no region fits into the image) are left out; the release hands their -1 to the cross-entropy.
 
 The release pools well and lays the result out wrongly: (n, dim, 3, 3) is *viewed* as (n, 9, dim), so that "cell 1"
-holds the second ninth of the channels at all nine places, and a cosine with it compares the patch with no place at all.
-`compat="release"` does the same, to be compared with.
+holds the second ninth of the channels at all nine places, and a cosine with it compares the patch with all places
+alike. `compat="release"` does the same, to be compared with. A transformer that learns can put places into channels: on
+simulated tissue (`benchmarks/stamp_localisation.py`) one from scratch finds the cell of 0.335 of patches, where cells
+laid out rightly have 0.643 and a guess 0.111; a locked one does little better than a guess, 0.158 against 0.533.
 """
 
 from __future__ import annotations
