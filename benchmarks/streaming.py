@@ -9,6 +9,9 @@ keeps all. Shown is how far the peak of resident memory rises above what the pro
 let go, beside the bytes of the tables that may be open at a time (the floor); and the time of the epoch beside that of
 reading every section once, in order.
 
+Training: the same for `fit` itself, an epoch of `stamp-genes` of next to no size over 20 and 80 of these sections: the
+vocabulary's pass over all sections, every step, and the sample that the embedding is centred by. Alone with `--fit`.
+
 Shuffle: the same batches without files, for several `sections_at_once`, beside rows one by one over all sections (a
 full shuffle) and sections in their order (none). `sections` is how many a batch holds rows of, on the mean; `lag k` is
 the correlation over sections of how many rows batch t and batch t + k have of each, on the mean over t: 1 where a
@@ -39,9 +42,13 @@ from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.lazy_sections import LazySections
 from triglyph.tissue.section import Section
 from triglyph.training.batches import Batches
+from triglyph.training.loop import fit
 from triglyph.training.neighbourhood_batches import NeighbourhoodBatches
+from triglyph.training.recipe import typed
 
 SECTIONS, AT_ONCE, BATCH = (20, 80, 320), 4, 126
+TRAINED = (20, 80)
+"""Numbers of sections that `fit` is measured with."""
 SIDE, GENES, DENSE = 24, 3000, 0.2
 LOCATIONS = SIDE * SIDE
 LAGS = (1, 4, 16)
@@ -127,6 +134,51 @@ def memory(folder: Path) -> None:
         print(f"{count:>9} {sizes[0]:>8.1f} {sizes[1]:>8.1f} {sizes[2]:>8.1f} {lazy['epoch'] / lazy['once']:>27.2f}")
 
 
+def measure_fit(folder: Path, count: int) -> None:
+    """In a process of its own: prints JSON."""
+    cohort = Cohort.open(folder)
+    first = cohort.opened(cohort.ids[0])
+    floor = nbytes(first) * 2 * AT_ONCE
+    options = {"dim": 16, "depth": 1, "heads": 2, "feedforward": 16, "max_tokens": 64}
+    recipe = {
+        "name": "streaming",
+        "method": "stamp-genes",
+        "data": {"train": list(cohort.ids[:count])},
+        "model": {
+            "towers": {"expression": {"encoder": "stamp-genes", "mode": "scratch", "options": options}},
+            "context_from": 0.0,
+        },
+        "training": {"epochs": 1, "batch_size": BATCH, "sections_at_once": AT_ONCE, "accelerator": "cpu"},
+    }
+    out = folder.parent / "runs"
+    # Once with the fewest sections there can be: what training takes by itself, imports and all, is no growth.
+    few = {**recipe, "data": {"train": list(cohort.ids[: 2 * AT_ONCE])}}
+    fit(typed(few, where=__file__), cohort=cohort, out=out / f"few-{count}", show=False)
+    del first
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.process_time()
+    fit(typed(recipe, where=__file__), cohort=cohort, out=out / f"{count}", show=False)
+    seconds = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"before": before, "peak": peak, "floor": floor, "seconds": seconds}))
+
+
+def training(folder: Path) -> None:
+    print(f"\nfit, {AT_ONCE} sections at once: peak of resident memory, MiB")
+    print(f"{'sections':>9} {'of ' + str(2 * AT_ONCE):>8} {'peak':>8} {'all tables':>11} {'CPU s':>7}")
+    for count in TRAINED:
+        ran = subprocess.run(
+            [sys.executable, __file__, "--measure", str(folder), str(count), "fit"],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        found = json.loads(ran.stdout.splitlines()[-1])
+        tables = found["floor"] / (2 * AT_ONCE) * count
+        sizes = " ".join(f"{found[name] / 2**20:>8.1f}" for name in ("before", "peak"))
+        print(f"{count:>9} {sizes} {tables / 2**20:>11.1f} {found['seconds']:>7.1f}")
+
+
 def quality(batches: list[NDArray[np.int64]], count: int) -> tuple[float, ...]:
     """Mean number of sections in a batch; correlation of their shares at each lag."""
     shares = np.array([np.bincount(rows // LOCATIONS, minlength=count) for rows in batches], dtype=float)
@@ -160,20 +212,27 @@ def shuffle() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--measure", nargs=3)
+    parser.add_argument("--fit", action="store_true", help="training alone")
     given = parser.parse_args()
     if given.measure:
         folder, count, way = given.measure
-        measure(Path(folder), int(count), way)
+        if way == "fit":
+            measure_fit(Path(folder), int(count))
+        else:
+            measure(Path(folder), int(count), way)
         return
-    shuffle()
+    if not given.fit:
+        shuffle()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cohort"
         Cohort.create(path)
-        for number in range(SECTIONS[-1]):
+        for number in range(max(TRAINED) if given.fit else SECTIONS[-1]):
             made = draft(number)
             Section.write(made, path / "sections" / made.section_id)
         Cohort.open(path).refresh()
-        memory(path)
+        if not given.fit:
+            memory(path)
+        training(path)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ class TrainingConfig(Frozen):
     """Batches hold equally many rows of this many sections; null draws rows by themselves."""
     sections_at_once: int | None = Field(default=None, ge=1)
     """Of a method whose batches are neighbourhoods: an epoch goes through its sections in windows of so many, and no
-    more than two windows are in memory. null mixes all sections and keeps them in memory."""
+    more than two windows are in memory, in each process that reads (`workers`). null mixes all sections and keeps them
+    in memory."""
     lr: float = Field(default=1e-3, gt=0)
     min_lr: float = Field(default=0.05, ge=0, le=1)
     """The cosine ends at this fraction of `lr`."""
