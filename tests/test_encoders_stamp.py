@@ -63,6 +63,20 @@ def test_the_embedding_is_the_mean_of_the_last_layer_over_real_tokens():
 
 
 @torch.no_grad()
+def test_later_genes_weigh_less_where_that_is_asked_for():
+    encoder = fitted(max_tokens=40, rank_decay=3.0)
+    inputs = encoder.prepare(cases.expression(8, seed=5))
+    out = encoder.encode(inputs)
+    for tokens, mask, pooled in zip(out.tokens, inputs["mask"], out.pooled, strict=True):
+        n = int(mask.sum())
+        weights = 1 / np.sqrt(1 + (np.arange(n) / 3.0) ** 2)
+        np.testing.assert_allclose(pooled, (tokens[:n].numpy() * weights[:, None]).sum(0) / n, rtol=1e-4, atol=1e-5)
+    assert encoder.options()["rank_decay"] == 3.0
+    plain = fitted(max_tokens=40)
+    assert torch.equal(plain.rank_weights(torch.tensor([2, 3])), torch.ones(5))
+
+
+@torch.no_grad()
 def test_a_location_without_tokens_is_exactly_zero():
     encoder = fitted()
     out = encoder.encode(encoder.prepare(cases.expression(4, empty_rows=(0, 2))))
@@ -183,6 +197,7 @@ def test_the_published_size():
 def test_what_cannot_be_is_refused():
     for options, said in (
         ({"max_tokens": 0}, "of 0 tokens"),
+        ({"rank_decay": 0.0}, "rank_decay of 0.0"),
         ({"genes": 0}, "0 genes"),
         ({"scale": "median"}, "no scale 'median'"),
         ({"heads": 5}, "divides the width"),

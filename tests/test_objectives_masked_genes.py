@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triglyph.encoders.packed import segment_mean
 from triglyph.objectives import masked_genes
 from triglyph.objectives.masked_genes import Context, Groups, by_slot, mask_tokens, name_genes, pooled_context
 
@@ -102,7 +103,7 @@ def test_a_centre_is_never_told_from_itself(packed: tuple[Tensor, Tensor, Tensor
     (gradient,) = torch.autograd.grad(found.sum(), rows, retain_graph=True)
     centres = torch.repeat_interleave(torch.isin(torch.arange(7), groups.centres), lengths)
     assert float(gradient[centres].abs().max()) == 0
-    loss = pooled_context(rows, ids, lengths, groups, nn.Linear(DIM, TOKENS))
+    loss = pooled_context(segment_mean(rows, lengths), ids, lengths, groups, nn.Linear(DIM, TOKENS))
     assert loss is not None
     (gradient,) = torch.autograd.grad(loss, rows)
     assert float(gradient[centres].abs().max()) == 0
@@ -119,7 +120,7 @@ def test_pooled_context_is_the_mean_over_centres_of_naming_their_genes(
     for centre, members in ((0, [1, 2]), (3, [4, 5])):
         around = torch.stack([split[m].mean(0) for m in members if len(split[m])]).mean(0)
         expected.append(F.cross_entropy(head(around).expand(len(names[centre]), -1), names[centre]))
-    found = pooled_context(rows, ids, lengths, groups, head)
+    found = pooled_context(segment_mean(rows, lengths), ids, lengths, groups, head)
     assert found is not None
     assert float(found) == pytest.approx(float(torch.stack(expected).mean()), abs=1e-6)
 
@@ -127,7 +128,7 @@ def test_pooled_context_is_the_mean_over_centres_of_naming_their_genes(
 def test_without_neighbours_there_is_no_context(packed: tuple[Tensor, Tensor, Tensor, Tensor, Groups]) -> None:
     rows, ids, chosen, lengths, groups = packed
     alone = Groups(groups.group, torch.zeros(7, dtype=torch.bool))
-    assert pooled_context(rows, ids, lengths, alone, nn.Linear(DIM, TOKENS)) is None
+    assert pooled_context(segment_mean(rows, lengths), ids, lengths, alone, nn.Linear(DIM, TOKENS)) is None
     found, targets, _ = by_slot(rows, ids, chosen, lengths, alone, context="positionwise_full")
     assert found.shape == (0, DIM)
     assert len(targets) == 0

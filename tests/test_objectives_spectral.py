@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+import torch
 
 from triglyph.objectives.spectral import gene_shares, within_section_axes
 
@@ -18,24 +20,35 @@ def made(n: int = 60, tokens: int = 25, seed: int = 0) -> tuple[np.ndarray, np.n
     return np.concatenate(lists), np.array([len(x) for x in lists]), rng.integers(0, 3, n)
 
 
+def shares(ids: np.ndarray, lengths: np.ndarray, n_tokens: int = 25) -> sp.csr_matrix:
+    """Of lists whose genes weigh alike."""
+    return gene_shares(torch.from_numpy(ids), torch.from_numpy(lengths), n_tokens, weights=torch.ones(len(ids)))
+
+
+def test_a_gene_has_as_large_a_share_as_it_weighs() -> None:
+    ids, lengths = torch.tensor([3, 5, 4, 5]), torch.tensor([3, 1])
+    x = gene_shares(ids, lengths, 6, weights=torch.tensor([1.0, 0.5, 0.25, 1.0])).toarray()
+    np.testing.assert_allclose(x, [[0, 0, 0, 1 / 3, 0.25 / 3, 0.5 / 3], [0, 0, 0, 0, 0, 1]], rtol=1e-6)
+
+
 def test_each_gene_of_a_location_has_an_equal_share() -> None:
     ids, lengths, _ = made()
-    x = gene_shares(ids, lengths, 25).toarray()
+    x = shares(ids, lengths).toarray()
     np.testing.assert_allclose(x.sum(axis=1), 1.0, rtol=1e-5)
     assert set(np.flatnonzero(x[0])) == set(ids[: lengths[0]])
     np.testing.assert_allclose(x[0, ids[: lengths[0]]], 1.0 / lengths[0], rtol=1e-6)
 
 
 def test_a_location_without_genes_is_an_empty_row() -> None:
-    x = gene_shares(np.array([3, 4, 5]), np.array([2, 0, 1]), 6)
+    x = shares(np.array([3, 4, 5]), np.array([2, 0, 1]), 6)
     assert x.toarray()[1].sum() == 0
     assert x.shape == (3, 6)
-    assert gene_shares(np.zeros(0, dtype=np.int64), np.array([0, 0]), 6).nnz == 0
+    assert shares(np.zeros(0, dtype=np.int64), np.array([0, 0]), 6).nnz == 0
 
 
 def test_axes_are_those_of_the_centred_dense_matrix() -> None:
     ids, lengths, section = made()
-    x = gene_shares(ids, lengths, 25)
+    x = shares(ids, lengths)
     found = within_section_axes([(x[:20], section[:20]), (x[20:], section[20:])], dim=4, seed=0)
     dense = x.toarray().astype(np.float64)
     mean = dense.mean(axis=0)
@@ -61,15 +74,15 @@ def test_what_sets_sections_apart_is_no_axis() -> None:
     packed = np.concatenate(
         [np.append(e, x) for e, x in zip(extra, np.split(ids, np.cumsum(lengths)[:-1]), strict=True)]
     )
-    plain = within_section_axes([(gene_shares(packed, lengths + 1, 25), np.zeros(200, dtype=int))], dim=1, seed=0)
-    within = within_section_axes([(gene_shares(packed, lengths + 1, 25), section)], dim=1, seed=0)
+    plain = within_section_axes([(shares(packed, lengths + 1), np.zeros(200, dtype=int))], dim=1, seed=0)
+    within = within_section_axes([(shares(packed, lengths + 1), section)], dim=1, seed=0)
     assert abs(within[20, 0] - within[21, 0]) < 0.5 * abs(plain[20, 0] - plain[21, 0])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_locations_fill_few_axes(n: int) -> None:
     ids, lengths, section = made(n)
-    found = within_section_axes([(gene_shares(ids, lengths, 25), section * 0)], dim=8, seed=0)
+    found = within_section_axes([(shares(ids, lengths), section * 0)], dim=8, seed=0)
     assert found.shape == (25, 8)
     assert np.isfinite(found).all()
     assert not found[:, max(n - 1, 0) :].any()
@@ -84,7 +97,7 @@ def test_few_locations_fill_few_axes(n: int) -> None:
     ],
 )
 def test_without_variation_within_sections_there_is_no_axis(lists: list[list[int]]) -> None:
-    x = gene_shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
+    x = shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
     found = within_section_axes([(x, np.arange(len(lists)) % 2)], dim=4, seed=0)
     assert found.shape == (9, 4)
     assert not found.any()
@@ -93,7 +106,7 @@ def test_without_variation_within_sections_there_is_no_axis(lists: list[list[int
 def test_axes_along_which_nothing_varies_are_zero_and_the_others_are_as_ever() -> None:
     # Within its section a location is one of two lists: one axis, in nine locations of eight genes.
     lists = [[2, 3, 4], [5, 6], [2, 3, 4], [5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 7, 8]]
-    x = gene_shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
+    x = shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
     found = within_section_axes([(x, np.array([0, 0, 0, 1, 1, 1]))], dim=4, seed=0)
     assert (np.abs(found).max(axis=0) > 0).tolist() == [True, False, False, False]
     assert np.sqrt((found[2:, 0] ** 2).mean()) == pytest.approx(1.0, rel=1e-5)
@@ -101,5 +114,5 @@ def test_axes_along_which_nothing_varies_are_zero_and_the_others_are_as_ever() -
 
 def test_it_is_the_same_every_time() -> None:
     ids, lengths, section = made()
-    a, b = (within_section_axes([(gene_shares(ids, lengths, 25), section)], dim=4, seed=1) for _ in range(2))
+    a, b = (within_section_axes([(shares(ids, lengths), section)], dim=4, seed=1) for _ in range(2))
     np.testing.assert_array_equal(a, b)

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from triglyph.encoders.base import Encoded, EncoderCard, Inputs
@@ -48,6 +49,9 @@ class StampGenes(RankEncoder):
         In the transformer, in training. Stamp has none.
     scale
         What counts are divided by: the exact non-zero `mean`, or the `rounded_mean` of the release.
+    rank_decay
+        In the embedding, token r (0, 1, ...) of L weighs 1 / sqrt(1 + (r / rank_decay)²) / L, so that where most genes
+        are found at most locations it still matters which come first. None weighs all alike, as Stamp does.
     """
 
     card = EncoderCard(
@@ -76,12 +80,15 @@ class StampGenes(RankEncoder):
         genes: int | None = None,
         dropout: float = 0.0,
         scale: Scale = "mean",
+        rank_decay: float | None = None,
     ) -> None:
         super().__init__()
         if max_tokens < 1 or (genes is not None and genes < 1):
             raise ContractError(f"{self.card.name} of {max_tokens} tokens and {genes} genes", mend="give at least 1")
         if scale not in ("mean", "rounded_mean"):
             raise ContractError(f"{self.card.name} has no scale {scale!r}", mend="mean or rounded_mean")
+        if rank_decay is not None and not rank_decay > 0:
+            raise ContractError(f"{self.card.name} with a rank_decay of {rank_decay}", mend="give a positive number")
         self._options: dict[str, Any] = {
             "dim": dim,
             "depth": depth,
@@ -91,6 +98,7 @@ class StampGenes(RankEncoder):
             "genes": genes,
             "dropout": dropout,
             "scale": scale,
+            "rank_decay": rank_decay,
         }
         self.gene_embedding = nn.Embedding(FIRST, dim)
         self.rank_embedding = nn.Embedding(max_tokens, dim)
@@ -166,8 +174,20 @@ class StampGenes(RankEncoder):
             )
         return self.transformer(self.gene_embedding(ids) + self.rank_embedding(positions(lengths)), lengths)
 
+    def rank_weights(self, lengths: Tensor) -> Tensor:
+        """(total,) float32 weight of each packed token in the mean that is the embedding; lists of `lengths` (n,)."""
+        rank = positions(lengths).float()
+        decay = self._options["rank_decay"]
+        return torch.ones_like(rank) if decay is None else torch.rsqrt(1.0 + (rank / decay).square())
+
+    def pool(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """(n, dim) embeddings from the last layer (total, dim) of lists of `lengths` (n,); 0 without tokens."""
+        if self._options["rank_decay"] is None:
+            return segment_mean(rows, lengths)
+        return segment_mean(rows * self.rank_weights(lengths)[:, None], lengths)
+
     def encode(self, inputs: Inputs) -> Encoded:
-        """The mean over real tokens, 0 for a location without any; and the tokens, 0 at pads."""
+        """The embedding, 0 for a location without tokens; and the tokens, 0 at pads."""
         ids, lengths = pack(inputs["ids"], inputs["mask"])
         rows = self.hidden(ids, lengths)
-        return Encoded(segment_mean(rows, lengths), unpack(rows, inputs["mask"]), inputs["mask"])
+        return Encoded(self.pool(rows, lengths), unpack(rows, inputs["mask"]), inputs["mask"])

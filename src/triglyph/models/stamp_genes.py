@@ -156,7 +156,12 @@ class StampModel(Method):
         for batch in sample:
             ids, lengths = (t.cpu() for t in pack(batch["expression"]["ids"], batch["expression"]["mask"]))
             section = batch["section"].cpu()
-            lists.append((gene_shares(ids.numpy(), lengths.numpy(), self.genes.n_tokens), section.numpy()))
+            lists.append(
+                (
+                    gene_shares(ids, lengths, self.genes.n_tokens, weights=self.genes.rank_weights(lengths)),
+                    section.numpy(),
+                )
+            )
             of = torch.repeat_interleave(section, lengths)
             for number in section.unique().tolist():
                 found = torch.bincount(ids[of == number], minlength=self.genes.n_tokens).double()
@@ -223,7 +228,9 @@ class StampModel(Method):
             groups = Groups(batch["group"], batch["near"])
             if config.context == "pooled":
                 baseline = self._baseline(batch["section"])
-                loss = pooled_context(rows, ids, lengths, groups, self.contextual, baseline=baseline)
+                loss = pooled_context(
+                    self.genes.pool(rows, lengths), ids, lengths, groups, self.contextual, baseline=baseline
+                )
                 means["contextual"] = Mean(loss, int(reached(lengths, groups).sum()))
             else:
                 slots = by_slot(rows, ids, hidden.chosen, lengths, groups, context=config.context)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from triglyph.encoders.packed import positions, segment_mean
+from triglyph.encoders.packed import positions
 
 Context = Literal["masked_only", "positionwise_full", "pooled"]
 KEPT, RANDOM = 0.1, 0.1
@@ -179,7 +179,7 @@ def reached(lengths: Tensor, groups: Groups) -> Tensor:
 
 
 def pooled_context(
-    rows: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, head: nn.Linear, *, baseline: Baseline | None = None
+    pooled: Tensor, ids: Tensor, lengths: Tensor, groups: Groups, head: nn.Linear, *, baseline: Baseline | None = None
 ) -> Tensor | None:
     """Mean cross-entropy of the genes of each centre from the mean embedding of its neighbours; None without any.
 
@@ -187,15 +187,16 @@ def pooled_context(
 
     Parameters
     ----------
-    rows
-        (total, dim) packed output of the encoder.
+    pooled
+        (n, dim) embeddings of the locations.
+    ids, lengths
+        (total,) their true tokens, and (n,) how many each has.
     baseline
         Its `of` (n,) is of locations.
     """
     usable = reached(lengths, groups)
     if not usable.any():
         return None
-    pooled = segment_mean(rows, lengths)
     n_groups = len(groups.centres)
     used = groups.near & (lengths > 0)
     member = F.one_hot(groups.group[used], n_groups).to(pooled.dtype)
@@ -209,5 +210,5 @@ def pooled_context(
     of_usable[groups.centres[usable]] = True
     wanted = torch.repeat_interleave(of_usable, lengths)
     sizes = lengths[groups.centres[usable]]
-    which = torch.repeat_interleave(torch.arange(len(sizes), device=rows.device), sizes)
+    which = torch.repeat_interleave(torch.arange(len(sizes), device=pooled.device), sizes)
     return -(logp[which, ids[wanted]] / sizes[which]).sum() / len(sizes)

@@ -1,7 +1,7 @@
 """Embeddings of genes to start from: the axes along which lists of genes differ within their sections.
 
 A few thousand locations are too few to learn from random numbers what a decomposition says at once. Each location is
-the vector of its genes, each an equal share of it, as its embedding is the mean over its tokens; sections are centred,
+the vector of its genes, each as large as it weighs in the mean over tokens that an embedding is; sections are centred,
 so that what sets patients and batches apart is no axis; genes are divided by the root of their mean, as in
 correspondence analysis. The mean of the embeddings of a location's genes is then its place on these axes.
 """
@@ -12,27 +12,31 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 VARIES = 1e-6
 """What varies within sections by less than this share of all there is does not vary, but for rounding."""
 
 
-def gene_shares(ids: NDArray[np.int64], lengths: NDArray[np.int64], n_tokens: int) -> sp.csr_matrix:
-    """(n, n_tokens) of packed lists: 1 / length for each token of a location; a location without any is an empty row.
+def gene_shares(ids: Tensor, lengths: Tensor, n_tokens: int, *, weights: Tensor) -> sp.csr_matrix:
+    """(n, n_tokens) of packed lists: weight / length of each token of a location; one without tokens is an empty row.
 
     Parameters
     ----------
     ids
-        (total,) tokens.
+        (total,) int64 tokens.
     lengths
-        (n,) of the lists.
+        (n,) int64, of the lists.
+    weights
+        (total,) of tokens in the mean that an embedding is.
     """
-    bounds = np.concatenate(([0], np.cumsum(lengths)))
-    shares = np.repeat(1.0 / np.maximum(lengths, 1), lengths).astype(np.float32)
-    return sp.csr_matrix((shares, ids, bounds), shape=(len(lengths), n_tokens))
+    bounds = np.concatenate(([0], np.cumsum(lengths.numpy())))
+    shares = (weights / torch.repeat_interleave(lengths, lengths)).float().numpy()
+    return sp.csr_matrix((shares, ids.numpy(), bounds), shape=(len(lengths), n_tokens))
 
 
 def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]], *, dim: int, seed: int) -> Floats:
