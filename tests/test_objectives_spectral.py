@@ -104,7 +104,7 @@ def test_without_variation_within_sections_there_is_no_axis(lists: list[list[int
 
 
 def test_axes_along_which_nothing_varies_are_zero_and_the_others_are_as_ever() -> None:
-    # Within its section a location is one of two lists: one axis, in nine locations of eight genes.
+    # Lists of the first section are of two kinds, which is one axis; those of the second are alike.
     lists = [[2, 3, 4], [5, 6], [2, 3, 4], [5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 7, 8]]
     x = shares(np.concatenate(lists), np.array([len(one) for one in lists]), 9)
     found = within_section_axes([(x, np.array([0, 0, 0, 1, 1, 1]))], dim=4, seed=0)
