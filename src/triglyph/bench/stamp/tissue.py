@@ -69,6 +69,7 @@ class StampTissue(LinearProbe):
                 "clusters": "each whole section that is tested on, over its labelled locations, without their labels; "
                 "their number is that of its classes",
             },
+            transductive=clusters.transductive,
             metrics={
                 "balanced-accuracy": BALANCED_ACCURACY,
                 "weighted-f1": WEIGHTED_F1,
