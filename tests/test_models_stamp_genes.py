@@ -265,6 +265,34 @@ def made_batch(cohort: Cohort, model: Any) -> dict[str, Any]:
     }
 
 
+def test_where_later_genes_weigh_less_they_do_so_in_the_start_and_in_the_context(
+    cohort: Cohort, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TrainedModel.open(whole).model
+    assert isinstance(model, StampModel)
+    batch = made_batch(cohort, model)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lists: list[np.ndarray] = []
+
+    def axes(pieces: Any, *, dim: int, seed: int) -> np.ndarray:
+        lists.append(pieces[0][0].toarray())
+        return np.ones((model.genes.n_tokens, dim), dtype=np.float32)
+
+    monkeypatch.setattr("triglyph.models.stamp_genes.within_section_axes", axes)
+    losses = []
+    for decay in (None, 1.0):
+        monkeypatch.setitem(model.genes._options, "rank_decay", decay)
+        model.start([batch])
+        model.load_state_dict(state)
+        with torch.no_grad():
+            losses.append(float(model(batch).losses["contextual"]))
+    first = int(batch["expression"]["ids"][0, 0])
+    second = int(batch["expression"]["ids"][0, 1])
+    assert lists[0][0, first] == lists[0][0, second]
+    assert lists[1][0, second] == pytest.approx(lists[1][0, first] / np.sqrt(2), rel=1e-6)
+    assert losses[0] != pytest.approx(losses[1], abs=1e-6)
+
+
 def test_locations_without_genes_enter_neither_the_mean_nor_the_scale_of_embeddings(
     cohort: Cohort, whole: Path
 ) -> None:

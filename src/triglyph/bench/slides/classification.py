@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from triglyph.bench.contracts import SectionLike, Subject, Trial
 from triglyph.bench.hescape.clinical import section_values
 from triglyph.bench.protocol import ProtocolCard
-from triglyph.bench.rows import PATIENT, Rows
+from triglyph.bench.rows import Rows
 from triglyph.bench.slides.bags import MEAN_POOLED, BagProtocol, scaled
-from triglyph.bench.slides.pooled import BALANCED, decided, recalls
+from triglyph.bench.slides.pooled import BALANCED, decided, pooled_interval, recalls
 from triglyph.errors import ContractError
-from triglyph.metrics.bootstrap import MIN_PATIENTS, Resamples, interval
-from triglyph.metrics.merit import bounds_of
+from triglyph.metrics.bootstrap import Resamples
 from triglyph.metrics.result import Level, Result
 
 Floats = NDArray[np.float64]
@@ -125,15 +124,7 @@ class SlideClassification(BagProtocol):
                 group="all",
                 value=value,
                 n=len(bags),
-                ci=interval(
-                    draws,
-                    value=value,
-                    unit=PATIENT,
-                    n_units=drawn.n_units,
-                    n_effective=least,
-                    min_units=MIN_PATIENTS,
-                    bounds=bounds_of(BALANCED),
-                ),
+                ci=pooled_interval(BALANCED, value, draws, drawn, least),
                 chance=0.5,
             )
         )

@@ -16,7 +16,7 @@ from scipy.special import logit
 
 from triglyph.bench.across_folds import OVER_PATIENTS
 from triglyph.bench.rows import PATIENT
-from triglyph.metrics.bootstrap import MIN_PATIENTS, N_BOOT, Resamples, interval
+from triglyph.metrics.bootstrap import MIN_PATIENTS, N_BOOT, Interval, Resamples, interval
 from triglyph.metrics.merit import bounds_of
 from triglyph.metrics.ranking import auroc
 from triglyph.metrics.result import Result
@@ -51,6 +51,19 @@ def recalls(right: Bools, truth: Bools, patients: NDArray[np.str_], drawn: Resam
     return (float(np.mean([right[side].mean() for side in sides.T])) if least else float("nan")), draws, least
 
 
+def pooled_interval(metric: str, value: float, draws: Floats, drawn: Resamples, least: int) -> Interval | None:
+    """Of a value over bags, by their patients; the rarer class has `least` of them."""
+    return interval(
+        draws,
+        value=value,
+        unit=PATIENT,
+        n_units=drawn.n_units,
+        n_effective=least,
+        min_units=MIN_PATIENTS,
+        bounds=bounds_of(metric),
+    )
+
+
 def pooled_over_folds(
     rows: Iterable[Result], patients: Mapping[str, str], *, n_boot: int = N_BOOT, seed: int = 0
 ) -> list[Result]:
@@ -83,15 +96,7 @@ def pooled_over_folds(
             ("auroc", float(auroc(score, y)[0]), drawn.auroc(score, y)[:, 0]),
             (BALANCED, accuracy, draws),
         ):
-            ci = interval(
-                of_draws,
-                value=value,
-                unit=PATIENT,
-                n_units=drawn.n_units,
-                n_effective=least,
-                min_units=MIN_PATIENTS,
-                bounds=bounds_of(metric),
-            )
+            ci = pooled_interval(metric, value, of_draws, drawn, least)
             update = {
                 "metric": metric,
                 "value": None if np.isnan(value) else value,
