@@ -24,8 +24,10 @@ def built(seed: int = 0, **options) -> PackedTransformer:
     return model
 
 
-def peer_of(model: PackedTransformer) -> nn.TransformerEncoder:
-    layer = nn.TransformerEncoderLayer(DIM, HEADS, 48, dropout=0.0, batch_first=True, layer_norm_eps=1e-12)
+def peer_of(model: PackedTransformer, *, norm_first: bool = False) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(
+        DIM, HEADS, 48, dropout=0.0, batch_first=True, layer_norm_eps=1e-12, norm_first=norm_first
+    )
     peer = nn.TransformerEncoder(layer, DEPTH, enable_nested_tensor=False)
     peer.load_state_dict(model.state_dict(), strict=True)
     return peer
@@ -38,10 +40,11 @@ def batch(lengths: list[int], seed: int = 1) -> tuple[torch.Tensor, torch.Tensor
     return torch.randn(*mask.shape, DIM), mask
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_outputs_and_gradients_are_those_of_pytorchs_encoder_on_padded_sequences(lengths):
-    model = built()
-    peer = peer_of(model)
+def test_outputs_and_gradients_are_those_of_pytorchs_encoder_on_padded_sequences(lengths, norm_first):
+    model = built(norm_first=norm_first)
+    peer = peer_of(model, norm_first=norm_first)
     x, mask = batch(lengths)
     some = mask.any(dim=1)  # attention over nothing is undefined there
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()

@@ -19,6 +19,7 @@ from triglyph.configs import deep_merge
 from triglyph.errors import ContractError, GeneError, RecipeError
 from triglyph.models.stamp_genes import StampGenesConfig, StampModel
 from triglyph.tissue.cohort import Cohort
+from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.section import Section
 from triglyph.training.dataset import training_rows
 from triglyph.training.loop import fit
@@ -43,9 +44,16 @@ RECIPE: dict[str, Any] = {
         "baseline": "section",
         "start": "spectral",
         "readout": "own+around",
+        "readout_reach": [1.5, 2.3],
     },
     "training": {"epochs": 3, "batch_size": 18, "lr": 0.01, "checkpoint_every": 2},
 }
+
+
+def without_places(draft: SectionDraft) -> SectionDraft:
+    draft.table.obsm["spatial"] = np.full((draft.table.n_obs, 2), np.nan)
+    draft.location_um, draft.pitch_um, draft.location_shape = None, None, "none"
+    return draft
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +164,10 @@ def test_the_embedding_is_the_encoders_mean_and_that_of_the_surroundings(cohort:
     own = (pooled - seen.mean(axis=0)) / np.sqrt(seen.var(axis=0).mean())
     np.testing.assert_allclose(values[:, :16], own, rtol=1e-4, atol=1e-4)
     gap = np.hypot(*(section.centres_um[:, None] - section.centres_um[None]).transpose(2, 0, 1))
-    near = gap <= 1.5 * 60.0 * 1.02
-    np.testing.assert_allclose(values[:, 16:], near @ own / near.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+    for part, reach in ((slice(16, 32), 1.5), (slice(32, 48), 2.3)):
+        near = gap <= reach * 60.0 * 1.02
+        around = near @ own / near.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(values[:, part], around, rtol=1e-4, atol=1e-5)
     assert model.training_sections == ("S0", "S1", "S2")
 
 
@@ -180,13 +190,12 @@ def test_few_spots_no_places_and_strange_genes_are_handled_or_refused(
     few = small.draft("F", side=2)
     few.table = few.table[:3].copy()
     values, _ = model.embed(Section.write(few, tmp_path / "few"), "expression")
-    assert values.shape == (3, 32)
+    assert values.shape == (3, 48)
     assert np.isfinite(values).all()
-    unplaced = small.draft("U", side=3)
-    unplaced.table.obsm["spatial"] = np.full((9, 2), np.nan)
-    unplaced.location_um, unplaced.pitch_um, unplaced.location_shape = None, None, "none"
+    unplaced = without_places(small.draft("U", side=3))
     values, _ = model.embed(Section.write(unplaced, tmp_path / "unplaced"), "expression")
-    np.testing.assert_array_equal(values[:, :16], values[:, 16:])
+    for part in (slice(16, 32), slice(32, 48)):
+        np.testing.assert_array_equal(values[:, :16], values[:, part])
     strange = Section.write(small.draft("X", genes=tuple(f"G{i}" for i in range(12))), tmp_path / "strange")
     with pytest.raises(GeneError, match="none of its 12 genes"):
         model.embed(strange, "expression")
@@ -196,9 +205,7 @@ def test_sections_without_places_and_of_three_spots_are_trained_on(tmp_path: Pat
     made = Cohort.create(tmp_path / "cohort")
     few = small.draft("S0", patient="P0", side=2)
     few.table = few.table[:3].copy()
-    unplaced = small.draft("S1", patient="P1", side=5)
-    unplaced.table.obsm["spatial"] = np.full((25, 2), np.nan)
-    unplaced.location_um, unplaced.pitch_um, unplaced.location_shape = None, None, "none"
+    unplaced = without_places(small.draft("S1", patient="P1", side=5))
     for draft in (few, unplaced):
         made.add(draft)
     recipe = deep_merge(RECIPE, {"data": {"val": []}, "model": {"context_from": 0.0}})
@@ -262,6 +269,7 @@ def made_batch(cohort: Cohort, model: Any) -> dict[str, Any]:
         "section": torch.zeros(n, dtype=torch.long),
         "group": torch.arange(n) // 9,
         "near": torch.arange(n) % 9 > 0,
+        "centres_um": torch.stack([torch.arange(n) % 6, torch.arange(n) // 6], dim=1).double() * 60.0,
     }
 
 
@@ -275,7 +283,7 @@ def test_where_later_genes_weigh_less_they_do_so_in_the_start_and_in_the_context
     lists: list[np.ndarray] = []
 
     def axes(pieces: Any, *, dim: int, seed: int) -> np.ndarray:
-        lists.append(pieces[0][0].toarray())
+        lists.append(pieces[0].shares.toarray())
         return np.ones((model.genes.n_tokens, dim), dtype=np.float32)
 
     monkeypatch.setattr("triglyph.models.stamp_genes.within_section_axes", axes)
@@ -311,6 +319,26 @@ def test_locations_without_genes_enter_neither_the_mean_nor_the_scale_of_embeddi
     torch.testing.assert_close(model.centre, centre, rtol=0, atol=0)
 
 
+def test_a_contextual_start_tells_neighbours_and_is_refused_where_there_are_none(
+    cohort: Cohort, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fit(typed(deep_merge(RECIPE, {"model": {"start": "contextual"}}), where="test"), cohort=cohort, out=out, show=False)
+    one, other = (TrainedModel.open(run).model.genes.gene_embedding.weight for run in (out, whole))
+    assert torch.isfinite(one).all()
+    assert not torch.allclose(one, other, atol=0.1)
+    unplaced = Cohort.create(tmp_path / "cohort")
+    for name in ("S0", "S1", "S2"):
+        unplaced.add(without_places(small.draft(name, patient=name, seed=int(name[1]))))
+    with pytest.raises(ContractError, match=r"has a neighbour[\s\S]*start: spectral"):
+        fit(
+            typed(deep_merge(RECIPE, {"model": {"start": "contextual"}}), where="test"),
+            cohort=unplaced,
+            out=tmp_path / "none",
+            show=False,
+        )
+
+
 def test_a_spectral_start_without_variation_within_sections_is_refused(tmp_path: Path) -> None:
     made = Cohort.create(tmp_path / "cohort")
     for number in range(2):
@@ -331,10 +359,9 @@ def children_expression(cohort: Cohort) -> Any:
 def test_a_baseline_is_the_frequency_in_the_section_and_is_no_part_of_a_release(cohort: Cohort, whole: Path) -> None:
     trained = TrainedModel.open(whole).model
     assert isinstance(trained, StampModel)
-    inputs = trained.genes.prepare(children_expression(cohort))
-    n = len(inputs["ids"])
-    batch = {"n": n, "section": torch.arange(n) % 2, "expression": {"rows": torch.arange(n), **inputs}}
-    trained.start([batch])
+    batch = made_batch(cohort, trained)
+    inputs = batch["expression"]
+    trained.start([{**batch, "section": torch.arange(batch["n"]) % 2}])
     found = trained.train()._baseline(torch.tensor([0, 1, 7]))
     assert found is not None
     tokens = inputs["ids"][0::2][inputs["mask"][0::2]]
@@ -362,9 +389,7 @@ def test_with_a_baseline_the_first_losses_are_those_of_frequencies(whole: Path) 
 def test_frequencies_go_where_the_model_goes(cohort: Cohort, whole: Path) -> None:
     trained = TrainedModel.open(whole).model
     assert isinstance(trained, StampModel)
-    inputs = trained.genes.prepare(children_expression(cohort))
-    n = len(inputs["ids"])
-    trained.start([{"n": n, "section": torch.zeros(n, dtype=torch.long), "expression": inputs}])
+    trained.start([made_batch(cohort, trained)])
     found = trained.double().train()._baseline(torch.tensor([0]))
     assert found is not None
     assert found.logits.dtype == torch.float64
@@ -374,7 +399,7 @@ def test_surroundings_are_never_made_dense(whole: Path, monkeypatch: pytest.Monk
     model = TrainedModel.open(whole).model
     monkeypatch.setattr("scipy.sparse.csr_matrix.toarray", lambda _: pytest.fail("a matrix of all pairs of locations"))
     places = np.stack(np.meshgrid(np.arange(30.0), np.arange(30.0)), axis=-1).reshape(-1, 2)
-    assert model.of_section("expression", torch.ones(900, 16), places).shape == (900, 32)
+    assert model.of_section("expression", torch.ones(900, 16), places).shape == (900, 48)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,16 @@ def test_unplaced_or_lone_locations_are_their_own_surroundings() -> None:
         np.testing.assert_array_equal(surroundings(xy, pitches=1.5).toarray(), np.eye(len(xy)))
 
 
+def test_a_location_may_be_left_out_of_its_surroundings() -> None:
+    xy, values = square(6, 200.0), np.random.default_rng(0).normal(size=(36, 3))
+    gap = np.hypot(*(xy[:, None] - xy[None]).transpose(2, 0, 1))
+    member = (gap < 300) & (gap > 0)
+    expected = (member @ values) / member.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(surroundings(xy, pitches=1.5, itself=False) @ values, expected, rtol=1e-12)
+    for alone in (np.full((4, 2), np.nan), np.zeros((1, 2)), np.zeros((0, 2))):
+        assert surroundings(alone, pitches=1.5, itself=False).nnz == 0
+
+
 def test_a_radius_is_a_positive_number() -> None:
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ContractError, match="pitches"):

@@ -3,7 +3,7 @@
 Token lists differ in length by a factor of ten between locations. Padded to the longest of a batch, most of the work
 of linear layers is done on pads, and attention, which goes with the square of the length, wastes more still. Packed,
 linear layers and norms run over the rows there are, and attention over one length at a time. Outputs are those of
-PyTorch's `nn.TransformerEncoder` (post-norm, ReLU, no norm at the end), and so are names and shapes of its tensors:
+PyTorch's `nn.TransformerEncoder` (ReLU, no norm at the end), and so are names and shapes of its tensors:
 `load_state_dict` takes one from the other.
 """
 
@@ -28,7 +28,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 class PackedTransformer(nn.Module):
-    """Post-norm transformer layers with ReLU, as `nn.TransformerEncoder` of layers with `norm_first=False` has them.
+    """Transformer layers with ReLU, as `nn.TransformerEncoder` has them.
 
     Weights of linear maps start from Xavier's normal distribution, biases from zero.
 
@@ -42,6 +42,8 @@ class PackedTransformer(nn.Module):
         Of attention weights, hidden units and the two outputs that are added, in training.
     norm_eps
         Of the layer norms; 1e-12 is that of the BERT family, and of Nicheformer and Stamp.
+    norm_first
+        Norms stand before attention and hidden units, and sums stay as they are; False norms every sum (post-norm).
 
     Raises
     ------
@@ -50,7 +52,15 @@ class PackedTransformer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, depth: int, heads: int, feedforward: int, dropout: float = 0.0, norm_eps: float = 1e-12
+        self,
+        dim: int,
+        *,
+        depth: int,
+        heads: int,
+        feedforward: int,
+        dropout: float = 0.0,
+        norm_eps: float = 1e-12,
+        norm_first: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1 or heads < 1 or dim % heads:
@@ -60,7 +70,9 @@ class PackedTransformer(nn.Module):
                 mend="give at least one layer, and a number of heads that divides the width",
             )
         self.dropout = dropout
-        self.layers = nn.ModuleList(_Layer(dim, heads, feedforward, dropout, norm_eps) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            _Layer(dim, heads, feedforward, dropout, norm_eps, norm_first=norm_first) for _ in range(depth)
+        )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Every sequence attends to itself alone.
@@ -137,8 +149,11 @@ class PackedTransformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, norm_eps: float) -> None:
+    def __init__(
+        self, dim: int, heads: int, feedforward: int, dropout: float, norm_eps: float, *, norm_first: bool
+    ) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.self_attn = _SelfAttention(dim, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=norm_eps), nn.LayerNorm(dim, eps=norm_eps)
@@ -148,8 +163,14 @@ class _Layer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self.self_attn(self.norm1(x), attend))
+            return x + self.dropout(self._hidden(self.norm2(x)))
         x = self.norm1(x + self.dropout(self.self_attn(x, attend)))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+        return self.norm2(x + self.dropout(self._hidden(x)))
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(F.relu(self.linear1(x))))
 
 
 class _SelfAttention(nn.Module):

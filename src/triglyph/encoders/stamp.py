@@ -2,7 +2,8 @@
 
 Han et al., ICLR 2026, arXiv 2602.13944 (the gene encoder of stage 1; its architecture is Nicheformer's). A location is
 the list of its genes, largest count / non-zero mean first, cut to 1,500. Each token is the sum of an embedding of its
-gene and one of its rank; post-norm layers read them, and the mean of the last layer is the embedding.
+gene and one of its rank; post-norm layers read them (or pre-norm ones, `norm_first`), and the mean of the last layer is
+the embedding.
 
 `fit` learns genes and means from training sections. Sequences are packed, so nothing is computed for pads, and every
 real token enters the mean: the release, which takes over Nicheformer's cut of three leading context tokens without
@@ -49,6 +50,9 @@ class StampGenes(RankEncoder):
         In the transformer, in training. Stamp has none.
     scale
         What counts are divided by: the exact non-zero `mean`, or the `rounded_mean` of the release.
+    norm_first
+        Layers norm what they read instead of what they give, so that the embedding keeps how large each gene's vector
+        is. False norms every sum, as Stamp does.
     rank_decay
         In the embedding, token r (0, 1, ...) of L weighs 1 / sqrt(1 + (r / rank_decay)²) / L, so that where most genes
         are found at most locations it still matters which come first. None weighs all alike, as Stamp does.
@@ -80,6 +84,7 @@ class StampGenes(RankEncoder):
         genes: int | None = None,
         dropout: float = 0.0,
         scale: Scale = "mean",
+        norm_first: bool = False,
         rank_decay: float | None = None,
     ) -> None:
         super().__init__()
@@ -98,11 +103,14 @@ class StampGenes(RankEncoder):
             "genes": genes,
             "dropout": dropout,
             "scale": scale,
+            "norm_first": norm_first,
             "rank_decay": rank_decay,
         }
         self.gene_embedding = nn.Embedding(FIRST, dim)
         self.rank_embedding = nn.Embedding(max_tokens, dim)
-        self.transformer = PackedTransformer(dim, depth=depth, heads=heads, feedforward=feedforward, dropout=dropout)
+        self.transformer = PackedTransformer(
+            dim, depth=depth, heads=heads, feedforward=feedforward, dropout=dropout, norm_first=norm_first
+        )
         self._describe()
 
     def options(self) -> dict[str, Any]:

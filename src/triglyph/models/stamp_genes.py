@@ -14,13 +14,13 @@ over the locations around it: what plain pooling gives, which contextual trainin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from triglyph.encoders.base import Encoder, Modality
@@ -41,7 +41,7 @@ from triglyph.objectives.masked_genes import (
     pooled_context,
     reached,
 )
-from triglyph.objectives.spectral import gene_shares, within_section_axes
+from triglyph.objectives.spectral import Sampled, contextual_axes, gene_shares, within_section_axes
 from triglyph.tissue.surroundings import surroundings
 
 EVALUATION_SEED = 0
@@ -51,7 +51,7 @@ SPECTRAL_SEED = 0
 PRIOR_TOKENS = 1000.0
 """A section's frequencies count as many tokens as it has, and these of all sections together."""
 BRANCH, RANKS = 0.3, 0.1
-"""With a spectral start, of layers' outputs and of rank embeddings: small, so that the start is not drowned."""
+"""With a start from axes, of layers' outputs and of rank embeddings: small, so that the start is not drowned."""
 HEAD = 0.1
 """With a baseline, of the weights of heads: at first they say little more than it does."""
 
@@ -72,13 +72,15 @@ class StampGenesConfig(MethodConfig):
     """CGR joins after this fraction of the steps; the paper trains one epoch without and one with it."""
     baseline: Literal["section"] | None = None
     """Genes are told from their frequency in the section; null from nothing, as in the paper."""
-    start: Literal["random", "spectral"] = "random"
-    """Of gene embeddings; `spectral` takes the axes along which lists of genes differ within sections."""
+    start: Literal["random", "spectral", "contextual"] = "random"
+    """Of gene embeddings; `spectral` takes the axes along which lists of genes differ within sections, `contextual`
+    those along which they tell the neighbours' lists."""
     neighbourhood: NeighbourhoodConfig = NeighbourhoodConfig()
     readout: Literal["own", "around", "own+around"] = "own"
     """The embedding of a location: its own; the mean over all within `readout_reach`, itself among them; or both."""
-    readout_reach: float = Field(default=1.5, gt=0)
-    """In pitches: 1.5 takes in the eight neighbours of a square lattice, the six of a hexagonal one."""
+    readout_reach: tuple[PositiveFloat, ...] = Field(default=(1.5,), min_length=1)
+    """In pitches, each a mean of its own: 1.5 takes in the eight neighbours of a square lattice, the six of a hexagonal
+    one; 2.3 the next ring, too."""
 
     @model_validator(mode="after")
     def _one_tower_that_learns(self) -> StampGenesConfig:
@@ -88,8 +90,8 @@ class StampGenesConfig(MethodConfig):
             raise ValueError("the tower learns: mode scratch, or trained from weights of a run")
         if self.towers["expression"].head is not None:
             raise ValueError("the embedding is the encoder's own mean; take out towers.expression.head")
-        if self.start == "spectral" and self.towers["expression"].mode != "scratch":
-            raise ValueError("a spectral start would undo what the tower has learnt; it goes with mode scratch")
+        if self.start != "random" and self.towers["expression"].mode != "scratch":
+            raise ValueError(f"a {self.start} start would undo what the tower has learnt; it goes with mode scratch")
         if not self.intrinsic and not (self.contextual and self.context):
             raise ValueError("both losses are off, so there is nothing to train")
         return self
@@ -148,43 +150,48 @@ class StampModel(Method):
     # ---- before the first step and after the last
 
     def start(self, sample: Iterable[Batch]) -> None:
-        """Frequencies of genes in each section, and spectral embeddings of genes, where the configuration asks."""
+        """Frequencies of genes in each section, and axes as embeddings of genes, where the configuration asks."""
         config = self.config
         if config.baseline is None and config.start == "random":
             return
-        lists, counts = [], dict[int, Tensor]()
+        pieces, counts = list[Sampled](), dict[int, Tensor]()
         for batch in sample:
             ids, lengths = (t.cpu() for t in pack(batch["expression"]["ids"], batch["expression"]["mask"]))
-            section = batch["section"].cpu()
-            lists.append(
-                (
-                    gene_shares(ids, lengths, self.genes.n_tokens, weights=self.genes.rank_weights(lengths)),
-                    section.numpy(),
-                )
-            )
+            section, centres_um = batch["section"].cpu(), batch["centres_um"].cpu()
+            shares = gene_shares(ids, lengths, self.genes.n_tokens, weights=self.genes.rank_weights(lengths))
+            pieces.append(Sampled(shares, section.numpy(), centres_um.numpy()))
             of = torch.repeat_interleave(section, lengths)
             for number in section.unique().tolist():
                 found = torch.bincount(ids[of == number], minlength=self.genes.n_tokens).double()
                 counts[number] = counts.get(number, 0.0) + found
         if config.baseline == "section":
-            self.baselines = _log_frequencies(counts).to(self.intrinsic.weight.device)
-            for head in (self.intrinsic, self.contextual):
-                if head is not None:
-                    with torch.no_grad():
-                        head.weight.mul_(HEAD)
-        if config.start == "spectral":
-            genes = self.genes
-            axes = within_section_axes(lists, dim=genes.card.dim, seed=SPECTRAL_SEED)
-            if not axes.any():
-                raise ContractError(
-                    "lists of genes do not differ within the training sections, so there is no axis to start from",
-                    where="model.start: spectral",
-                    mend="train on sections of several locations, or use start: random",
-                )
-            with torch.no_grad():
-                genes.gene_embedding.weight.copy_(torch.from_numpy(axes))
-                genes.rank_embedding.weight.mul_(RANKS)
-                genes.transformer.scale_branches(BRANCH)
+            self._start_from_frequencies(counts)
+        if config.start != "random":
+            self._start_from_axes(pieces)
+
+    @torch.no_grad()
+    def _start_from_frequencies(self, counts: Mapping[int, Tensor]) -> None:
+        self.baselines = _log_frequencies(counts).to(self.intrinsic.weight.device)
+        for head in (self.intrinsic, self.contextual):
+            if head is not None:
+                head.weight.mul_(HEAD)
+
+    @torch.no_grad()
+    def _start_from_axes(self, pieces: Sequence[Sampled]) -> None:
+        genes, start = self.genes, self.config.start
+        if start == "contextual":
+            axes = contextual_axes(pieces, dim=genes.card.dim)
+        else:
+            axes = within_section_axes(pieces, dim=genes.card.dim, seed=SPECTRAL_SEED)
+        if not axes.any():
+            raise ContractError(
+                "lists of genes do not differ within the training sections, so there is no axis to start from",
+                where=f"model.start: {start}",
+                mend="train on sections of several locations, or use start: random",
+            )
+        genes.gene_embedding.weight.copy_(torch.from_numpy(axes))
+        genes.rank_embedding.weight.mul_(RANKS)
+        genes.transformer.scale_branches(BRANCH)
 
     @torch.no_grad()
     def finish(self, sample: Iterable[Batch]) -> None:
@@ -286,9 +293,10 @@ class StampModel(Method):
         """As `readout` says; a location without a place has itself around it."""
         if self.config.readout == "own" or not len(projected):
             return projected
-        weights = surroundings(centres_um, pitches=self.config.readout_reach)
-        around = torch.from_numpy(weights @ projected.cpu().numpy()).to(projected)
-        return around if self.config.readout == "around" else torch.cat([projected, around], dim=1)
+        own = projected.cpu().numpy()
+        around = [surroundings(centres_um, pitches=reach) @ own for reach in self.config.readout_reach]
+        parts = around if self.config.readout == "around" else [own, *around]
+        return torch.from_numpy(np.concatenate(parts, axis=1)).to(projected)
 
 
 def _head(encoder: StampGenes) -> nn.Linear:

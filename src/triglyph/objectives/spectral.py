@@ -1,14 +1,20 @@
-"""Embeddings of genes to start from: the axes along which lists of genes differ within their sections.
+"""Embeddings of genes to start from: axes along which lists of genes differ within their sections.
 
 A few thousand locations are too few to learn from random numbers what a decomposition says at once. Each location is
 the vector of its genes, each as large as it weighs in the mean over tokens that an embedding is; sections are centred,
 so that what sets patients and batches apart is no axis; genes are divided by the root of their mean, as in
 correspondence analysis. The mean of the embeddings of a location's genes is then its place on these axes.
+
+Which axes depends on what is to be learnt. `within_section_axes` are those along which locations differ most: what an
+encoder keeps that names a location's genes from itself. `contextual_axes` are those along which a location says most
+about its *neighbours'* genes, by a reduced-rank ridge regression of theirs on its own: contextual reconstruction in
+closed form, for a linear encoder and squared errors. Counting noise, which neighbours do not share, is no axis there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,9 +23,27 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
+from triglyph.errors import ContractError
+from triglyph.tissue.surroundings import surroundings
+
 Floats = NDArray[np.float32]
 VARIES = 1e-6
 """What varies within sections by less than this share of all there is does not vary, but for rounding."""
+MOST_TOKENS = 4096
+"""Of `contextual_axes`, which holds matrices of tokens x tokens: 128 MiB each."""
+ADJACENT = 1.5
+"""Pitches within which locations are neighbours for `contextual_axes`: those further away have less in common."""
+
+
+class Sampled(NamedTuple):
+    """A piece of the training data."""
+
+    shares: sp.csr_matrix
+    """(n, n_tokens), see `gene_shares`"""
+    section: NDArray[np.int64]
+    """(n,)"""
+    centres_um: NDArray[np.float64]
+    """(n, 2), all NaN in sections without places"""
 
 
 def gene_shares(ids: Tensor, lengths: Tensor, n_tokens: int, *, weights: Tensor) -> sp.csr_matrix:
@@ -39,15 +63,15 @@ def gene_shares(ids: Tensor, lengths: Tensor, n_tokens: int, *, weights: Tensor)
     return sp.csr_matrix((shares, ids.numpy(), bounds), shape=(len(lengths), n_tokens))
 
 
-def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]], *, dim: int, seed: int) -> Floats:
+def within_section_axes(pieces: Sequence[Sampled], *, dim: int, seed: int) -> Floats:
     """(n_tokens, dim) embedding of tokens: the leading axes within sections.
 
     Axes are of unit length before genes are divided: locations spread along each by its singular value, no more.
 
     Parameters
     ----------
-    lists
-        Pieces of the training data: `gene_shares` (n, n_tokens) and the section of each row (n,).
+    pieces
+        Of the training data.
     dim
         Columns; those along which nothing varies within sections are 0, all of them where nothing does at all.
     seed
@@ -58,8 +82,8 @@ def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]]
     Floats
         With a root mean square of 1 over the tokens that occur, and the columns that the data fill.
     """
-    x = sp.vstack([m for m, _ in lists], format="csr")
-    section = np.unique(np.concatenate([s for _, s in lists]), return_inverse=True)[1]
+    x = sp.vstack([p.shares for p in pieces], format="csr")
+    section = np.unique(np.concatenate([p.section for p in pieces]), return_inverse=True)[1]
     n, tokens = x.shape
     mean = np.asarray(x.mean(axis=0)).ravel()
     occurs = mean > 0
@@ -89,10 +113,87 @@ def within_section_axes(lists: Sequence[tuple[sp.csr_matrix, NDArray[np.int64]]]
     _, values, axes = svds(operator, k=kept, v0=start)
     order = np.argsort(-values)
     order = order[values[order] > VARIES * np.sqrt(whole)]
-    axes, kept = axes[order], len(order)
-    # The sign of an axis is free: its largest entry is made positive.
-    axes *= np.sign(axes[np.arange(kept), np.abs(axes).argmax(axis=1)])[:, None]
-    found = (axes * inverse).T + 0.0  # which turns -0 into 0
+    return _of_tokens(axes[order] * inverse, occurs, dim=dim)
+
+
+def contextual_axes(pieces: Sequence[Sampled], *, dim: int, ridge: float = 1.0) -> Floats:
+    """(n_tokens, dim) embedding of tokens: the axes along which locations tell their neighbours' genes best.
+
+    With X the centred and divided lists and Y those of the neighbours, averaged: B = (XᵀX + ridge m I)⁻¹ XᵀY, where m
+    is the mean of the diagonal of XᵀX, and XB is what locations say of their neighbours. Its axes are those of the
+    decomposition of (XᵀX + ridge m I)^½ B, as in reduced-rank regression, and each is as long as it tells: locations
+    lie along the axes as their predictions do.
+
+    Parameters
+    ----------
+    pieces
+        Of the training data. Neighbours of a location are those that they hold within `ADJACENT` pitches of it,
+        and that have genes.
+    dim
+        Columns; those beyond what is told are 0, all of them where nothing is told.
+    ridge
+        In mean variances of a gene.
+
+    Returns
+    -------
+    Floats
+        With a root mean square of 1 over the tokens that occur, and the columns that are filled.
+
+    Raises
+    ------
+    ContractError
+        There are more than `MOST_TOKENS` tokens, or no location has a neighbour.
+    """
+    x = sp.vstack([p.shares for p in pieces], format="csr")
+    tokens = x.shape[1]
+    has_genes = np.diff(x.indptr) > 0
+    if tokens > MOST_TOKENS:
+        raise ContractError(
+            f"axes of {tokens:,} tokens x as many; {MOST_TOKENS:,} are the most",
+            where="model.start: contextual",
+            mend="give the encoder fewer `genes`, or take start: spectral",
+        )
+    section = np.concatenate([p.section for p in pieces])
+    centres_um = np.concatenate([p.centres_um for p in pieces])
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    occurs = mean > 0
+    inverse = np.where(occurs, 1.0 / np.sqrt(np.where(occurs, mean, 1.0)), 0.0)
+    own, cross, alone = np.zeros((tokens, tokens)), np.zeros((tokens, tokens)), True
+    for number in np.unique(section[has_genes]):
+        here = np.flatnonzero((section == number) & has_genes)
+        dense = x[here].toarray().astype(np.float64) * inverse
+        dense -= dense.mean(axis=0)
+        own += dense.T @ dense
+        around = surroundings(centres_um[here], pitches=ADJACENT, itself=False)
+        alone = alone and not around.nnz
+        cross += dense.T @ (around @ dense)
+    if alone:
+        raise ContractError(
+            "no location of the training sections has a neighbour",
+            where="model.start: contextual",
+            mend="train on sections with places, or take start: spectral",
+        )
+    values, vectors = np.linalg.eigh(own)
+    size = values.sum() / tokens
+    if size <= 0:
+        return np.zeros((tokens, dim), dtype=np.float32)
+    root = (vectors / np.sqrt(np.maximum(values, 0.0) + ridge * size)) @ vectors.T
+    axes, strength, _ = np.linalg.svd(root @ cross)
+    axes, strength = axes[:, :dim], strength[:dim]
+    filled = strength > VARIES * strength.max(initial=0.0)
+    return _of_tokens((root @ axes * strength).T[filled] * inverse, occurs, dim=dim)
+
+
+def _of_tokens(axes: NDArray[np.float64], occurs: NDArray[np.bool_], *, dim: int) -> Floats:
+    """(n_tokens, dim) of axes (k, n_tokens): with a root mean square of 1, and columns beyond the k-th 0.
+
+    The sign of an axis is free: its largest entry is made positive.
+    """
+    out = np.zeros((axes.shape[1], dim), dtype=np.float32)
+    if not len(axes):
+        return out
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    found = axes.T + 0.0  # which turns -0 into 0
     spread = np.sqrt((found[occurs] ** 2).mean())
-    out[:, :kept] = found / (spread if spread > 0 else 1.0)
+    out[:, : len(axes)] = found / (spread if spread > 0 else 1.0)
     return out

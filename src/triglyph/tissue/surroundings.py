@@ -16,15 +16,17 @@ from triglyph.errors import ContractError
 from triglyph.tissue.neighbourhoods import reach_um
 
 
-def surroundings(centres_um: ArrayLike, *, pitches: float) -> sp.csr_matrix:
-    """(n, n) averages over each location's surroundings, itself among them: rows add up to 1.
+def surroundings(centres_um: ArrayLike, *, pitches: float, itself: bool = True) -> sp.csr_matrix:
+    """(n, n) averages over each location's surroundings: rows add up to 1.
 
     Parameters
     ----------
     centres_um
-        (n, 2) in µm; all NaN where locations have no place: each is then its own surroundings.
+        (n, 2) in µm; all NaN where locations have no place: each is then its own surroundings, or has none.
     pitches
         Radius, in pitches of these locations.
+    itself
+        Whether a location is among its surroundings. Left out, a row may be empty: of a location that is alone.
 
     Raises
     ------
@@ -35,10 +37,10 @@ def surroundings(centres_um: ArrayLike, *, pitches: float) -> sp.csr_matrix:
         raise ContractError(f"surroundings of {pitches} pitches", where="surroundings", mend="give a positive number")
     centres: NDArray[np.float64] = np.asarray(centres_um, dtype=np.float64)
     n, radius_um = len(centres), reach_um(centres, pitches=pitches)
-    if np.isnan(radius_um):
-        return sp.identity(n, format="csr")
-    pairs = cKDTree(centres).query_pairs(radius_um, output_type="ndarray")
-    one, other = pairs.T
-    rows, columns = np.concatenate([one, other, np.arange(n)]), np.concatenate([other, one, np.arange(n)])
+    own = np.arange(n if itself else 0)
+    one, other = np.zeros((2, 0), dtype=np.int64)
+    if not np.isnan(radius_um):
+        one, other = cKDTree(centres).query_pairs(radius_um, output_type="ndarray").T
+    rows, columns = np.concatenate([one, other, own]), np.concatenate([other, one, own])
     around = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
-    return sp.csr_matrix(sp.diags_array(1.0 / np.diff(around.indptr)) @ around)
+    return sp.csr_matrix(sp.diags_array(1.0 / np.maximum(np.diff(around.indptr), 1)) @ around)

@@ -231,7 +231,7 @@ class Locations(Dataset[Batch]):
             "section": torch.from_numpy(self.rows.section[rows]),
         }
         if isinstance(index, Neighbourhoods):
-            batch |= {"group": torch.from_numpy(index.group), "near": torch.from_numpy(index.near)}
+            batch |= {name: torch.from_numpy(getattr(index, name)) for name in ("group", "near", "centres_um")}
         if self.caption_keys is not None:
             shown = self.rows.dealt.get("text")
             batch["duplicates"] = {"text": torch.from_numpy(self.caption_keys[rows if shown is None else shown[rows]])}

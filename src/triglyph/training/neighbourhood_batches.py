@@ -36,6 +36,8 @@ class Neighbourhoods(NamedTuple):
     """(k,) which group a row is of: 0, 1, ... in order."""
     near: NDArray[np.bool_]
     """(k,) whether a row lies within reach of its group's centre; the centre itself does not."""
+    centres_um: NDArray[np.float64]
+    """(k, 2) of the rows, NaN where they have no place"""
 
 
 class _Window(NamedTuple):
@@ -44,6 +46,8 @@ class _Window(NamedTuple):
     rows: NDArray[np.int64]
     """(g, size) dataset rows, -1 where a group is short"""
     near: NDArray[np.bool_]
+    centres_um: NDArray[np.float64]
+    """(g, size, 2)"""
 
 
 class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
@@ -128,16 +132,15 @@ class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
         # (windows + 1,) where each window begins in the epoch, in groups.
         begins = np.append(0, np.cumsum(self.groups[order]))[[*range(0, len(order), at_once), len(order)]]
         first, last = step * self.groups_per_batch, min((step + 1) * self.groups_per_batch, int(begins[-1]))
-        rows, close = [], []
+        parts: list[_Window] = []
         for window in np.flatnonzero((begins[:-1] < last) & (begins[1:] > first)).tolist():
             whole = self._window(epoch, window, order[window * at_once : (window + 1) * at_once])
             mine = slice(max(0, first - int(begins[window])), last - int(begins[window]))
-            rows.append(whole.rows[mine])
-            close.append(whole.near[mine])
+            parts.append(_Window(whole.rows[mine], whole.near[mine], whole.centres_um[mine]))
         mine = slice(self.rank, None, self.world_size)
-        taken, within = np.concatenate(rows)[mine], np.concatenate(close)[mine]
+        taken, within, centres = (np.concatenate(of)[mine] for of in zip(*parts, strict=True))
         there = taken >= 0
-        return Neighbourhoods(taken[there], np.nonzero(there)[0], within[there])
+        return Neighbourhoods(taken[there], np.nonzero(there)[0], within[there], centres[there])
 
     def _sections(self, epoch: int) -> NDArray[np.int64]:
         """Sections that have rows, in the order of an epoch."""
@@ -169,7 +172,7 @@ class NeighbourhoodBatches(BatchOrder[Neighbourhoods]):
             )
         groups = neighbourhoods(centres, size=self.size, seed=[self.seed, epoch, section])
         close = near(centres, groups, reach_um=reach_um(centres, pitches=self.reach))
-        return _Window(np.where(groups < 0, -1, groups + first), close)
+        return _Window(np.where(groups < 0, -1, groups + first), close, centres[groups])
 
     def _identity(self) -> dict[str, Any]:
         return {
