@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 stamp_niche = importlib.import_module("stamp_niche")
 stamp_fusion = importlib.import_module("stamp_fusion")
 stamp_localisation = importlib.import_module("stamp_localisation")
+stamp_ranks = importlib.import_module("stamp_ranks")
 Asked = stamp_niche.Asked
 
 SMALL = (*stamp_niche.SETTINGS, "anatomy.side_um=700", "molecules.filler_genes=0")
@@ -244,3 +245,21 @@ def test_every_location_whose_region_fits_is_asked_for_once_a_draw(tmp_path):
     assert not set(stamp_localisation.DRAWS) & {config.regions.draw(epoch) for epoch in range(20)}
     # Nothing is kept of regions that are only judged.
     assert not any(section.windows.has(cuts.fingerprint(draw)) for draw in stamp_localisation.DRAWS)
+
+
+# ---- how much later genes weigh
+
+
+def test_the_decay_of_ranks_is_chosen_by_what_tells_neighbours(tmp_path):
+    config = preset("niche", seed=4, overrides=SMALL)
+    cohort = stamp_niche.simulated(tmp_path / "c", config, patients=3)
+    sections = list(cohort)
+    targets = stamp_ranks.neighbours_expression(sections)
+    for section in sections:
+        gap = np.hypot(*(section.centres_um[:, None] - section.centres_um[None]).transpose(2, 0, 1))
+        assert np.isfinite(targets[section.id]).all() == (np.sort(gap, axis=1)[:, 1] < 150).all()
+    found = stamp_ranks.chosen_decay(sections, decays=[30.0, None], genes=200, dim=8)
+    assert found.shape == (2,)
+    assert ((found > 0.02) & (found < 1)).all()
+    again = stamp_ranks.chosen_decay(sections[::-1], decays=[None, 30.0], genes=200, dim=8)
+    np.testing.assert_allclose(again, found[::-1], atol=2e-3)
