@@ -4,11 +4,11 @@
         [--arms contextual] [--patients B C] [--set key=value]
 
 COHORT is her2st as `triglyph read` makes it (22 sections of patients A to D, A1, B1, C1 and D1 with labels). For each
-patient an encoder is trained on all sections of the others, without a label; probes are fitted on the labelled sections
-of the others. Two arms are trained: with contextual reconstruction as the recipe has it, and with intrinsic alone, from
-the axes of a location's own variation. Two are not: both *starts*, which training has to be better than to be worth its
-cost. Each is read out as the location's own embedding, and with the means over its surroundings beside it, which for
-encoders without context is *plain pooling of neighbours*.
+patient an encoder is trained on all sections of the others, without a label; probes are fitted on the labelled
+sections of the others. Three arms are trained: with contextual reconstruction as the recipe has it, and with intrinsic
+alone, from the axes of a location's own variation and from the recipe's. Two are not: both *starts*, which training has
+to be better than to be worth its cost. Each is read out as the location's own embedding, and with the means over its
+surroundings beside it, which for encoders without context is *plain pooling of neighbours*.
 
 A penalty is stronger where features vary less: those of the reference rows have a variance of 9 to 25 a dimension,
 embeddings of 1. So probes of all rows are fitted at the published C of 0.1 and at 1, as strong for embeddings as 0.1 is
@@ -47,6 +47,7 @@ ARMS = {
     "own axes": [*UNTRAINED, "model.start=spectral"],
     "contextual axes": [*UNTRAINED, "model.start=contextual"],
     "intrinsic": ["model.context=null", "model.start=spectral"],
+    "intrinsic from contextual axes": ["model.context=null"],
     "contextual": [],
 }
 READOUTS = ("own", "around", "own+around")

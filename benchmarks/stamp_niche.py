@@ -5,8 +5,8 @@
 Two simulated worlds: the preset `niche`, in which cells change with the types of the cells around them, and its control
 `molecules.niche=0`. Seed and all else are the same, so tissue, cells, places and depth are the same, and every target
 below is the same number at the same location: only what is expressed differs. In each world `stamp-genes` is trained
-on the training patients with intrinsic reconstruction alone, from the axes of a location's own variation, and with
-contextual reconstruction as the recipe has it; in both, later genes weigh less.
+on the training patients with intrinsic reconstruction alone and with contextual reconstruction; both start from the
+axes of a location's own variation, and in both later genes weigh less.
 
 *What is asked.* Neighbouring locations share their domain in both worlds, so labels, or composition itself, do not tell
 the worlds apart. What a niche adds is that a location's own RNA says what lies beyond it: a fibroblast at the tumour
@@ -74,9 +74,10 @@ Bools = NDArray[np.bool_]
 SETTINGS = ("sections_per_patient=[1]", "molecules.filler_genes=200", "anatomy.grid_um=8")
 """Unnamed genes are few and the grid is coarse, as nothing is painted: a section takes a second."""
 WORLDS: dict[str, tuple[str, ...]] = {"niche": (), "control": ("molecules.niche=0",)}
-RANKS = ("model.towers.expression.options.rank_decay=30",)
-"""Later genes weigh less: of held-out training patients, embeddings of this kind tell neighbours' genes best here."""
-ARMS: dict[str, list[str]] = {"intrinsic": ["model.context=null", "model.start=spectral"], "contextual": []}
+BOTH = ("model.towers.expression.options.rank_decay=30", "model.start=spectral")
+"""Later genes weigh less: embeddings of this kind tell neighbours' genes best here (`stamp_ranks.py`). Both arms start
+from the axes of a location's own variation, so that the loss alone differs."""
+ARMS: dict[str, list[str]] = {"intrinsic": ["model.context=null"], "contextual": []}
 READOUTS = ("own", "own+around")
 COMPONENTS, AROUND = 32, 7
 """Principal components beside the encoders: as many as the tiny recipe's embedding has, averaged over a location and
@@ -253,7 +254,7 @@ class World:
         for arm, change in ARMS.items():
             run = self.asked.out / "runs" / self.name / self.split.name / arm / f"seed-{seed}"
             where = [f"data.split={self.split.name}", f"seed={seed}"]
-            recipe = load_recipe(self.asked.recipe, overrides=[*RANKS, *self.asked.set, *change, *where])
+            recipe = load_recipe(self.asked.recipe, overrides=[*BOTH, *self.asked.set, *change, *where])
             fit(recipe, cohort=self.cohort, out=run, show=False)
             trained = TrainedModel.open(run)
             self.minutes.setdefault(arm, []).append(trained.manifest["cpu_minutes"])

@@ -9,7 +9,8 @@ seen on its training patients: the embedding of a location should tell what its 
 For every fold of the split, the training patients are divided into groups of whole patients (four, or one each). Genes,
 means and the contextual axes (`objectives/spectral.py`) are learnt on the others, a ridge is fitted from a location's
 place on the axes to its neighbours' mean log expression, and the Pearson correlation within the sections of the group
-left out is averaged over genes, sections and groups. No label and no test patient is seen. The target is the same for
+left out is averaged over genes, sections and groups. No label and no test patient is seen. Sections without places tell
+nothing and are left out; splits within sections are refused. The target is the same for
 all decays: the 300 commonest genes that all sections measure, log1p of counts per 10,000.
 """
 
@@ -28,6 +29,7 @@ from triglyph.bench.ridge import fit_ridge
 from triglyph.encoders.base import Expression
 from triglyph.encoders.packed import pack
 from triglyph.encoders.stamp import StampGenes
+from triglyph.errors import ContractError
 from triglyph.metrics.correlation import mean_defined, pearson
 from triglyph.metrics.expression import log1p_cp10k
 from triglyph.objectives.spectral import ADJACENT, Sampled, contextual_axes, gene_shares
@@ -94,13 +96,18 @@ def told(
 
 def chosen_decay(sections: Sequence[Section], *, decays: Sequence[float | None], genes: int, dim: int) -> Floats:
     """(decays,) correlation with what neighbours express, mean over groups of patients that are left out in turn."""
-    people = sorted({section.patient for section in sections})
+    placed = [section for section in sections if np.isfinite(section.centres_um).any()]
+    people = sorted({section.patient for section in placed})
+    if len(people) < 2:
+        raise ContractError(
+            f"{len(people)} training patients have sections with places", mend="choose on two patients or more"
+        )
     parts = [people[k::GROUPS] for k in range(min(GROUPS, len(people)))]
-    targets = neighbours_expression(sections)
+    targets = neighbours_expression(placed)
     scores = np.empty((len(parts), len(decays)))
     for row, aside in enumerate(parts):
-        train = [section for section in sections if section.patient not in aside]
-        test = [section for section in sections if section.patient in aside]
+        train = [section for section in placed if section.patient not in aside]
+        test = [section for section in placed if section.patient in aside]
         for column, decay in enumerate(decays):
             scores[row, column] = told(train, test, targets, decay=decay, genes=genes, dim=dim)
     return np.asarray(scores.mean(axis=0))
@@ -118,8 +125,11 @@ def main() -> None:
     torch.set_grad_enabled(False)
     cohort = Cohort.open(asked.cohort)
     decays = [None if text == "none" else float(text) for text in asked.decays]
+    split = cohort.split(asked.split)
+    if split.level != "patient":
+        parser.error(f"--split {asked.split} is of the level {split.level}; choose on training patients")
     print(f"{'fold':12s}" + "".join(f"{text:>9}" for text in asked.decays) + "   best")
-    for fold in cohort.split(asked.split).folds:
+    for fold in split.folds:
         sections = [cohort[name] for name in fold.train]
         scores = chosen_decay(sections, decays=decays, genes=asked.genes, dim=asked.dim)
         best = asked.decays[int(scores.argmax())]

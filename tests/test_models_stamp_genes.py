@@ -10,6 +10,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import children
@@ -171,6 +172,37 @@ def test_the_embedding_is_the_encoders_mean_and_that_of_the_surroundings(cohort:
     assert model.training_sections == ("S0", "S1", "S2")
 
 
+def test_a_location_of_unknown_genes_alone_has_no_embedding_and_is_in_nobodys_surroundings(
+    whole: Path, tmp_path: Path
+) -> None:
+    model, genes = TrainedModel.open(whole), (*small.GENES, "STRANGE")
+    draft = small.draft("U", side=3, genes=genes)
+    counts = np.asarray(draft.table.X.toarray())
+    counts[4] = 0
+    counts[4, -1] = 5
+    draft.table.X = sp.csr_matrix(counts)
+    without = small.draft("V", side=3, genes=genes)
+    counts = counts.copy()
+    counts[4] = 0
+    without.table.X = sp.csr_matrix(counts)
+    found, expected = (model.embed(Section.write(d, tmp_path / d.section_id), "expression") for d in (draft, without))
+    assert found[1].tolist() == [k != 4 for k in range(9)]
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert np.isnan(found[0][4]).all()
+
+
+@pytest.mark.parametrize(
+    ("reach", "said"),
+    [([2.3, 1.5], "ascending"), ([1.5, 1.5], "ascending"), ([float("inf")], "finite"), ([], "at least")],
+)
+def test_reaches_of_the_readout_are_finite_and_ascending(reach: list[float], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        typed(deep_merge(RECIPE, {"model": {"readout_reach": reach}}), where="test")
+    one = typed(deep_merge(RECIPE, {"model": {"readout_reach": 2}}), where="test").model
+    assert isinstance(one, StampGenesConfig)
+    assert one.readout_reach == (2.0,)
+
+
 def test_the_order_of_spots_and_genes_changes_no_embedding(whole: Path, tmp_path: Path) -> None:
     model = TrainedModel.open(whole)
     rng = np.random.default_rng(0)
@@ -330,7 +362,7 @@ def test_a_contextual_start_tells_neighbours_and_is_refused_where_there_are_none
     unplaced = Cohort.create(tmp_path / "cohort")
     for name in ("S0", "S1", "S2"):
         unplaced.add(without_places(small.draft(name, patient=name, seed=int(name[1]))))
-    with pytest.raises(ContractError, match=r"has a neighbour[\s\S]*start: spectral"):
+    with pytest.raises(ContractError, match=r"no training section has 36[\s\S]*start: spectral"):
         fit(
             typed(deep_merge(RECIPE, {"model": {"start": "contextual"}}), where="test"),
             cohort=unplaced,

@@ -198,11 +198,21 @@ def test_contextual_axes_do_not_hang_on_the_order_or_on_locations_without_genes(
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
+def test_sections_without_places_or_with_few_locations_change_no_contextual_axis() -> None:
+    # Lists of one section again, so that genes have the same mean, by which they are divided.
+    one = placed()
+    bare = Sampled(one.shares, one.section + 1, np.full((64, 2), np.nan))
+    parts = [Sampled(one.shares[k : k + 16], one.section[:16] + 2 + k, lattice(4)) for k in range(0, 64, 16)]
+    np.testing.assert_allclose(contextual_axes([one, bare, *parts], dim=3), contextual_axes([one], dim=3), atol=1e-5)
+    with pytest.raises(ContractError, match="36 sampled locations"):
+        contextual_axes([bare, *parts], dim=3)
+
+
 def test_contextual_axes_need_neighbours_and_not_too_many_genes(monkeypatch: pytest.MonkeyPatch) -> None:
     one = placed()
     for places in (np.full((64, 2), np.nan), lattice()):
         lone = Sampled(one.shares, np.arange(64) if np.isfinite(places).all() else one.section, places)
-        with pytest.raises(ContractError, match=r"no location of the training sections has a neighbour[\s\S]*spectral"):
+        with pytest.raises(ContractError, match=r"no training section has 36[\s\S]*spectral"):
             contextual_axes([lone], dim=3)
     monkeypatch.setattr(spectral, "MOST_TOKENS", 20)
     with pytest.raises(ContractError, match=r"25 tokens[\s\S]*fewer `genes`"):
@@ -210,7 +220,7 @@ def test_contextual_axes_need_neighbours_and_not_too_many_genes(monkeypatch: pyt
 
 
 def test_where_lists_are_alike_nothing_is_told() -> None:
-    x = shares(np.tile([2, 3, 4], 16), np.full(16, 3), 9)
-    found = contextual_axes([Sampled(x, np.zeros(16, dtype=int), lattice(4))], dim=4)
+    x = shares(np.tile([2, 3, 4], 36), np.full(36, 3), 9)
+    found = contextual_axes([Sampled(x, np.zeros(36, dtype=int), lattice(6))], dim=4)
     assert found.shape == (9, 4)
     assert not found.any()

@@ -113,6 +113,10 @@ class Encoder(nn.Module, abc.ABC):
     def prepare(self, raw: Any) -> Inputs:
         """Raw input of this modality as CPU tensors, first axis = row."""
 
+    def readable(self, inputs: Inputs) -> Tensor | None:
+        """(n,) bool, rows of which the encoder reads anything at all; None: all of them."""
+        return None
+
     @abc.abstractmethod
     def encode(self, inputs: Inputs) -> Encoded:
         """Prepared inputs, on the module's device, as `Encoded`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from triglyph.encoders.base import Encoder, Expression, Inputs, Modality
 from triglyph.errors import ContractError
@@ -73,6 +74,10 @@ class RankEncoder(ExpressionEncoder, abc.ABC):
     def matched(self, expression: Expression) -> tuple[int, int]:
         vocabulary, e = self.known(), self.checked(expression)
         return vocabulary.known(e.symbols, e.ensembl_ids, e.measured), len(vocabulary.tokens)
+
+    def readable(self, inputs: Inputs) -> Tensor:
+        """Rows with a gene of the vocabulary."""
+        return inputs["mask"].any(dim=1)
 
     def rank_inputs(self, raw: Any, *, max_tokens: int) -> Inputs:
         """`ids` and `mask`, (n, length): genes in rank order. A location without a known count has no real token."""

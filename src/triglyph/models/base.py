@@ -6,7 +6,7 @@ modality present, itself a dict with `rows` (k,) the positions of the batch that
 Only rows that have a modality are ever in its entry: nothing is zero-filled, so nothing missing can be encoded.
 
 Batches of neighbourhoods also have `group` (n,), 0, 1, ... in order, where the first row of each is its centre, and
-`near` (n,), which rows are neighbours of the centre of their group.
+`near` (n,), which rows are neighbours of the centre of their group; and `centres_um` (n, 2), NaN without a place.
 """
 
 from __future__ import annotations

@@ -238,6 +238,11 @@ class Method(nn.Module, abc.ABC):
         both = torch.cat([image, expression], dim=-1) if side_by_side else image + expression
         return F.normalize(both, dim=-1)
 
+    @property
+    def reads_surroundings(self) -> bool:
+        """Whether the embedding of a location is made of its neighbours', too."""
+        return False
+
     def transductive(self) -> tuple[str, ...]:
         """What of the embeddings comes from the sections that the model is applied to, in words."""
         return ()

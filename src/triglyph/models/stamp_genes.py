@@ -15,12 +15,12 @@ over the locations around it: what plain pooling gives, which contextual trainin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 from torch import Tensor, nn
 
 from triglyph.encoders.base import Encoder, Modality
@@ -79,8 +79,20 @@ class StampGenesConfig(MethodConfig):
     readout: Literal["own", "around", "own+around"] = "own"
     """The embedding of a location: its own; the mean over all within `readout_reach`, itself among them; or both."""
     readout_reach: tuple[PositiveFloat, ...] = Field(default=(1.5,), min_length=1)
-    """In pitches, each a mean of its own: 1.5 takes in the eight neighbours of a square lattice, the six of a hexagonal
-    one; 2.3 the next ring, too."""
+    """In pitches, ascending, each a mean of its own: 1.5 takes in the 8 neighbours of a square lattice and the 6 of a
+    hexagonal one, 2.3 takes in 20 and 18."""
+
+    @field_validator("readout_reach", mode="before")
+    @classmethod
+    def _one_reach(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("readout_reach")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not np.isfinite(value).all() or (np.diff(value) <= 0).any():
+            raise ValueError("readout_reach is finite and ascending, such as [1.5, 2.3]")
+        return value
 
     @model_validator(mode="after")
     def _one_tower_that_learns(self) -> StampGenesConfig:
@@ -157,9 +169,10 @@ class StampModel(Method):
         pieces, counts = list[Sampled](), dict[int, Tensor]()
         for batch in sample:
             ids, lengths = (t.cpu() for t in pack(batch["expression"]["ids"], batch["expression"]["mask"]))
-            section, centres_um = batch["section"].cpu(), batch["centres_um"].cpu()
-            shares = gene_shares(ids, lengths, self.genes.n_tokens, weights=self.genes.rank_weights(lengths))
-            pieces.append(Sampled(shares, section.numpy(), centres_um.numpy()))
+            section = batch["section"].cpu()
+            if config.start != "random":
+                shares = gene_shares(ids, lengths, self.genes.n_tokens, weights=self.genes.rank_weights(lengths))
+                pieces.append(Sampled(shares, section.numpy(), batch["centres_um"].cpu().numpy()))
             of = torch.repeat_interleave(section, lengths)
             for number in section.unique().tolist():
                 found = torch.bincount(ids[of == number], minlength=self.genes.n_tokens).double()
@@ -288,6 +301,10 @@ class StampModel(Method):
     def project(self, modality: str, pooled: Tensor) -> Tensor:
         """The encoder's mean over tokens, less the training locations', divided by one number."""
         return (pooled - self.centre) * self.scale
+
+    @property
+    def reads_surroundings(self) -> bool:
+        return self.config.readout != "own"
 
     def of_section(self, modality: str, projected: Tensor, centres_um: NDArray[np.float64]) -> Tensor:
         """As `readout` says; a location without a place has itself around it."""

@@ -31,6 +31,11 @@ VARIES = 1e-6
 """What varies within sections by less than this share of all there is does not vary, but for rounding."""
 MOST_TOKENS = 4096
 """Of `contextual_axes`, which holds matrices of tokens x tokens: 128 MiB each."""
+FEWEST = 36
+"""Locations with neighbours that a section needs for `contextual_axes`: the mean of a few neighbours is what they
+share, and taking it off would leave nothing of that."""
+ROWS = 2048
+"""Lists that are dense at once."""
 ADJACENT = 1.5
 """Pitches within which locations are neighbours for `contextual_axes`: those further away have less in common."""
 
@@ -119,16 +124,16 @@ def within_section_axes(pieces: Sequence[Sampled], *, dim: int, seed: int) -> Fl
 def contextual_axes(pieces: Sequence[Sampled], *, dim: int, ridge: float = 1.0) -> Floats:
     """(n_tokens, dim) embedding of tokens: the axes along which locations tell their neighbours' genes best.
 
-    With X the centred and divided lists and Y those of the neighbours, averaged: B = (XᵀX + ridge m I)⁻¹ XᵀY, where m
-    is the mean of the diagonal of XᵀX, and XB is what locations say of their neighbours. Its axes are those of the
-    decomposition of (XᵀX + ridge m I)^½ B, as in reduced-rank regression, and each is as long as it tells: locations
-    lie along the axes as their predictions do.
+    With X the centred and divided lists of locations that have neighbours, and Y those of the neighbours, averaged:
+    B = (XᵀX + ridge m I)⁻¹ XᵀY, where m is the mean of the diagonal of XᵀX, and XB is what locations say of their
+    neighbours. Its axes are those of the decomposition of (XᵀX + ridge m I)^½ B, as in reduced-rank regression, and
+    each is as long as it tells: locations lie along the axes as their predictions do.
 
     Parameters
     ----------
     pieces
-        Of the training data. Neighbours of a location are those that they hold within `ADJACENT` pitches of it,
-        and that have genes.
+        Of the training data. Neighbours of a location are those that they hold within `ADJACENT` pitches of it, and
+        that have genes. Sections in which fewer than `FEWEST` locations have any are left out.
     dim
         Columns; those beyond what is told are 0, all of them where nothing is told.
     ridge
@@ -142,7 +147,7 @@ def contextual_axes(pieces: Sequence[Sampled], *, dim: int, ridge: float = 1.0) 
     Raises
     ------
     ContractError
-        There are more than `MOST_TOKENS` tokens, or no location has a neighbour.
+        There are more than `MOST_TOKENS` tokens, or no section has enough locations with neighbours.
     """
     x = sp.vstack([p.shares for p in pieces], format="csr")
     tokens = x.shape[1]
@@ -158,24 +163,32 @@ def contextual_axes(pieces: Sequence[Sampled], *, dim: int, ridge: float = 1.0) 
     mean = np.asarray(x.mean(axis=0)).ravel()
     occurs = mean > 0
     inverse = np.where(occurs, 1.0 / np.sqrt(np.where(occurs, mean, 1.0)), 0.0)
-    own, cross, alone = np.zeros((tokens, tokens)), np.zeros((tokens, tokens)), True
+    own, cross, whole, sections = np.zeros((tokens, tokens)), np.zeros((tokens, tokens)), 0.0, 0
     for number in np.unique(section[has_genes]):
         here = np.flatnonzero((section == number) & has_genes)
-        dense = x[here].toarray().astype(np.float64) * inverse
-        dense -= dense.mean(axis=0)
-        own += dense.T @ dense
         around = surroundings(centres_um[here], pitches=ADJACENT, itself=False)
-        alone = alone and not around.nnz
-        cross += dense.T @ (around @ dense)
-    if alone:
+        told = np.flatnonzero(np.diff(around.indptr))
+        if len(told) < FEWEST:
+            continue
+        sections += 1
+        # Divided, and centred as they are multiplied. Neighbours of those that are told are told, too.
+        lists = sp.csr_matrix(x[here[told]] @ sp.diags_array(inverse))
+        theirs = sp.csr_matrix(around[told][:, told] @ lists)
+        centre, whole = np.asarray(lists.mean(axis=0)).ravel(), whole + float(lists.power(2).sum())
+        for first in range(0, len(told), ROWS):
+            rows = slice(first, first + ROWS)
+            dense = lists[rows].toarray().astype(np.float64) - centre
+            own += dense.T @ dense
+            cross += dense.T @ (theirs[rows].toarray() - centre)
+    if not sections:
         raise ContractError(
-            "no location of the training sections has a neighbour",
+            f"no training section has {FEWEST} sampled locations with neighbours",
             where="model.start: contextual",
-            mend="train on sections with places, or take start: spectral",
+            mend="train on sections with places, on fewer and larger ones, or take start: spectral",
         )
     values, vectors = np.linalg.eigh(own)
     size = values.sum() / tokens
-    if size <= 0:
+    if values.sum() <= VARIES**2 * whole:
         return np.zeros((tokens, dim), dtype=np.float32)
     root = (vectors / np.sqrt(np.maximum(values, 0.0) + ridge * size)) @ vectors.T
     axes, strength, _ = np.linalg.svd(root @ cross)

@@ -109,9 +109,10 @@ def encode_rows(
     Returns
     -------
     values
-        (n_locations, dim) float32; NaN where the modality is absent.
+        (n_locations, dim) float32; NaN where nothing is present.
     present
-        (n_locations,) bool.
+        (n_locations,) bool: the modality is there, and the encoder reads something of it. A location whose counts are
+        all of genes that a rank encoder does not know is not present.
 
     Raises
     ------
@@ -119,9 +120,10 @@ def encode_rows(
         The encoder gave a value that is not finite.
     """
     values = np.full((section.n_locations, encoder.card.dim), np.nan, dtype=np.float32)
-    for rows, pooled in _encoded(section, encoder, batch_size, device, progress):
-        values[rows] = pooled
-    return values, present(section, encoder.card.modality)
+    there = np.zeros(section.n_locations, dtype=bool)
+    for rows, pooled, read in _encoded(section, encoder, batch_size, device, progress):
+        values[rows[read]], there[rows[read]] = pooled[read], True
+    return values, there
 
 
 def encode_section(
@@ -135,7 +137,9 @@ def encode_section(
 ) -> str:
     """Make sure that `section.embeddings` holds `encoder`'s pooled output; returns the encoder's fingerprint.
 
-    Nothing is computed if it is there, and nothing is left behind if it is interrupted.
+    Nothing is computed if it is there, and nothing is left behind if it is interrupted. Every location that has the
+    modality is present, since training counts on it: one whose genes a rank encoder does not know has what that gives
+    for nothing.
 
     Parameters
     ----------
@@ -167,7 +171,7 @@ def encode_section(
         ),
     ):
         values[:] = np.nan
-        for rows, pooled in _encoded(section, encoder, batch_size, device, progress):
+        for rows, pooled, _ in _encoded(section, encoder, batch_size, device, progress):
             values[rows] = pooled
         there[:] = present(section, encoder.card.modality)
     return fingerprint
@@ -200,7 +204,8 @@ def to_device(inputs: Inputs, device: str | torch.device) -> Inputs:
 
 def _encoded(
     section: Section, encoder: Encoder, batch_size: int, device: str | torch.device, progress: Progress | None
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.bool_]]]:
+    """Rows, pooled output of each, and of which of them the encoder reads anything."""
     card = encoder.card
     rows = np.flatnonzero(present(section, card.modality))
     if len(rows):
@@ -212,7 +217,10 @@ def _encoded(
         firsts = rows if copies is None else np.array(sorted(copies), dtype=np.intp)
         for chunk, raw in raw_chunks(section, card, firsts, size=batch_size):
             with torch.no_grad():
-                pooled = encoder.encode(to_device(encoder.prepare(raw), device)).pooled.float().cpu().numpy()
+                inputs = encoder.prepare(raw)
+                pooled = encoder.encode(to_device(inputs, device)).pooled.float().cpu().numpy()
+            readable = encoder.readable(inputs)
+            read = np.ones(len(pooled), dtype=bool) if readable is None else readable.numpy()
             if not np.isfinite(pooled).all():
                 row = chunk[np.flatnonzero(~np.isfinite(pooled).all(axis=1))[0]]
                 raise ContractError(
@@ -221,9 +229,9 @@ def _encoded(
                     mend="encode in 32-bit precision, or look at the input of this location",
                 )
             if copies is not None:
-                pooled = pooled.repeat([len(copies[i]) for i in chunk], axis=0)
+                pooled, read = (of.repeat([len(copies[i]) for i in chunk], axis=0) for of in (pooled, read))
             done = chunk if copies is None else np.concatenate([copies[i] for i in chunk])
-            yield done, pooled
+            yield done, pooled, read
             _report(progress, len(done))
     finally:
         encoder.train(was_training)

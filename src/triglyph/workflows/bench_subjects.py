@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,8 @@ def judged(
 def _model(path: Path) -> Judged:
     from triglyph.apply.trained import TrainedModel
     from triglyph.bench.contracts import Subject
+    from triglyph.bench.parts import Part
+    from triglyph.bench.representations import ACROSS
 
     trained = TrainedModel.open(path)
     name, split = path.resolve().name, trained.manifest.get("split")
@@ -115,7 +117,13 @@ def _model(path: Path) -> Judged:
         evidence=evidence(trained),
         trained_on="" if split is None else f"{split['digest']}/{split['fold']}",
     )
-    return Judged(lambda _: subject, {"model": name, **trained.manifest}, trained)
+
+    def of_trial(trial: Trial) -> Subject:
+        if trained.model.reads_surroundings and any(isinstance(section, Part) for section in trial.train):
+            return replace(subject, transductive=(*subject.transductive, ACROSS))
+        return subject
+
+    return Judged(of_trial, {"model": name, **trained.manifest}, trained)
 
 
 def untrained(trained: TrainedModel) -> list[str]:
