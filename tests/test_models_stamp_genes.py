@@ -16,17 +16,21 @@ import torch
 import children
 import small
 from triglyph.apply.trained import TrainedModel
+from triglyph.bench.contracts import Trial
+from triglyph.bench.representations import ACROSS
 from triglyph.configs import deep_merge
 from triglyph.errors import ContractError, GeneError, RecipeError
 from triglyph.models.stamp_genes import StampGenesConfig, StampModel
 from triglyph.tissue.cohort import Cohort
 from triglyph.tissue.draft import SectionDraft
 from triglyph.tissue.section import Section
+from triglyph.tissue.split import Fold, Split
 from triglyph.training.dataset import training_rows
 from triglyph.training.loop import fit
 from triglyph.training.recipe import load_recipe, typed
 from triglyph.training.run import Run
 from triglyph.training.towers import build_encoders
+from triglyph.workflows.bench_subjects import judged as judged_subject
 
 RECIPE: dict[str, Any] = {
     "name": "stamp",
@@ -460,3 +464,17 @@ def test_a_streamed_section_of_strange_genes_is_refused_too(tmp_path: Path) -> N
     recipe = deep_merge(RECIPE, {**change, "training": {"sections_at_once": 1}})
     with pytest.raises(GeneError, match="none of its 12 genes"):
         fit(typed(recipe, where="test"), cohort=made, out=tmp_path / "run", show=False)
+
+
+def test_a_readout_over_both_parts_of_a_section_is_declared(cohort: Cohort, whole: Path) -> None:
+    names = [str(name) for name in cohort["S2"].table.obs_names]
+    within = Split(
+        name="within",
+        level="within-section",
+        folds=(Fold(train=("S0", "S2"), test=("S2",), test_locations={"S2": tuple(names[:12])}),),
+    )
+    apart = Split(name="apart", level="patient", folds=(Fold(train=("S0", "S1"), test=("S2",)),))
+    judged = judged_subject(cohort, whole, None, modality="expression", places="um", fitted_elsewhere=False)
+    assert judged.of_trial is not None
+    assert judged.of_trial(Trial.of(cohort, within)).transductive == (ACROSS,)
+    assert judged.of_trial(Trial.of(cohort, apart)).transductive == ()
