@@ -71,10 +71,22 @@ PROGRAMMES: dict[str, tuple[str, ...]] = {
 """What the dial leaves of the nine programmes in each world."""
 EQUAL = ("counts", "shared")
 """Worlds in which fusion should equal the better part."""
-RANKS = "model.towers.expression.options.rank_decay=30"
-"""Of both stages: later genes of a list weigh less, as is best at the depth of Visium."""
+ENCODER = tuple(
+    f"model.towers.expression.options.{key}={value}"
+    for key, value in {
+        "dim": 32,
+        "depth": 1,
+        "heads": 4,
+        "feedforward": 64,
+        "max_tokens": 128,
+        "genes": 500,
+        "norm_first": "false",
+    }.items()
+)
+"""Of both stages: post-norm, the leading 128 genes of a location, of the 500 commonest."""
+GENES = (*ENCODER, "model.start=spectral", "training.epochs=4")
 ALIGN = (
-    RANKS,
+    *ENCODER,
     "model.fusion=gated",
     "model.towers.image.options.patch_px=8",
     "model.towers.expression.mode=locked",
@@ -136,7 +148,7 @@ class World:
         runs = self.asked.out / "runs" / self.name / self.split.name
         where = [f"data.split={self.split.name}", f"seed={seed}"]
         genes, align = runs / "genes" / f"seed-{seed}", runs / "align" / f"seed-{seed}"
-        fit(load_recipe("stamp-genes-tiny", overrides=[RANKS, *where]), cohort=self.cohort, out=genes, show=False)
+        fit(load_recipe("stamp-genes-tiny", overrides=[*GENES, *where]), cohort=self.cohort, out=genes, show=False)
         weights = f"model.towers.expression.weights={genes}"
         recipe = load_recipe("stamp-align-tiny", overrides=[*ALIGN, weights, *self.asked.set, *where])
         fit(recipe, cohort=self.cohort, out=align, show=False)

@@ -74,9 +74,9 @@ Bools = NDArray[np.bool_]
 SETTINGS = ("sections_per_patient=[1]", "molecules.filler_genes=200", "anatomy.grid_um=8")
 """Unnamed genes are few and the grid is coarse, as nothing is painted: a section takes a second."""
 WORLDS: dict[str, tuple[str, ...]] = {"niche": (), "control": ("molecules.niche=0",)}
-BOTH = ("model.towers.expression.options.rank_decay=30", "model.start=spectral")
+BOTH = ("model.towers.expression.options.rank_decay=30", "model.start=spectral", "training.lr=1e-2")
 """Later genes weigh less: embeddings of this kind tell neighbours' genes best here (`stamp_ranks.py`). Both arms start
-from the axes of a location's own variation, so that the loss alone differs."""
+from the axes of a location's own variation, so that the loss alone differs, and go away from them at a higher rate."""
 ARMS: dict[str, list[str]] = {"intrinsic": ["model.context=null"], "contextual": []}
 READOUTS = ("own", "own+around")
 COMPONENTS, AROUND = 32, 7
